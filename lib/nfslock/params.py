@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The agent's parameters, declared once: metadata, parsing and help are made from here.
+
+Pure, and read by every monitor: it may import nothing but `_socket` (for inet_pton) and errors.
+"""
+
+from __future__ import annotations
+
+from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+
+from .errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_TRUE = ("yes", "true", "on", "1", "y", "t")
+_FALSE = ("no", "false", "off", "0", "n", "f")
+_UNITS = (("ms", 0.001), ("min", 60.0), ("sec", 1.0), ("s", 1.0), ("m", 60.0), ("h", 3600.0))
+
+
+def parse_bool(text: str) -> bool:
+    """True or False for the words that OCF's ocf_is_true knows and their opposites."""
+    word = text.strip().lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise ValueError("use yes or no")
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds in `5`, `5s`, `500ms`, `1m` or `1h`: more than 0, at most one day."""
+    word = text.strip().lower()
+    factor = 1.0
+    for unit, seconds in _UNITS:
+        if word.endswith(unit):
+            word, factor = word[: -len(unit)].strip(), seconds
+            break
+    whole, _, fraction = word.partition(".")
+    if not (whole + fraction).isascii() or not (whole + fraction).isdigit():
+        raise ValueError("use a time such as 5, 5s, 500ms or 1m")
+    value = float(word) * factor
+    if not 0.05 <= value <= 86400:
+        raise ValueError("must be at least 50ms and at most 24h")
+    return value
+
+
+def address_family(text: str) -> int:
+    """AF_INET or AF_INET6 for a numeric address, 0 for anything else (inet_pton(3))."""
+    for family in (AF_INET, AF_INET6):
+        try:
+            inet_pton(family, text)
+        except (OSError, ValueError):
+            continue
+        return family
+    return 0
+
+
+def canonical_address(text: str) -> str:
+    """The one spelling of a numeric address (RFC 5952); ValueError for anything else."""
+    family = address_family(text)
+    if not family:
+        raise ValueError(f"{text!r} is not an IPv4 or IPv6 address")
+    return inet_ntop(family, inet_pton(family, text))
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def parse_addresses(text: str) -> tuple[str, ...]:
+    """The VIPs, in order, each once, in canonical spelling."""
+    found: list[str] = []
+    for word in _words(text):
+        # IPaddr2 users paste "192.0.2.10/24": the prefix length is no part of the address.
+        address = canonical_address(word.partition("/")[0])
+        packed = inet_pton(address_family(address), address)
+        if not any(packed) or packed[:1] == b"\x7f" or address == "::1" or packed[0] == 0xFF:
+            raise ValueError(f"{word!r} cannot be a floating address")
+        if address not in found:
+            found.append(address)
+    return tuple(found)
+
+
+def parse_versions(text: str) -> tuple[int, ...]:
+    """The NFS versions whose locks are kept; only 3 so far."""
+    words = _words(text)
+    for word in words:
+        if word.partition(".")[0] == "4":
+            raise ValueError("NFSv4 is not supported yet, use 3")
+        if word != "3":
+            raise ValueError(f"{word!r} is no NFS version, use 3")
+    if not words:
+        raise ValueError("use 3")
+    return (3,)
+
+
+def parse_directory(text: str) -> str:
+    """An absolute path without `..`, without a trailing slash."""
+    path = text.rstrip("/")
+    if not path.startswith("/") or ".." in path.split("/") or "\n" in path or "\0" in path:
+        raise ValueError("use an absolute path of a directory below /")
+    while "//" in path:
+        path = path.replace("//", "/")
+    return path
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Host names to announce: printable ASCII, at most 255 bytes each (RFC 1035 2.3.4)."""
+    names = _words(text)
+    for name in names:
+        if not name.isascii() or not name.isprintable() or "/" in name or len(name) > 255:
+            raise ValueError(f"{name!r} is no host name")
+    return tuple(dict.fromkeys(names))
+
+
+class Parameter:
+    """One parameter: its name, OCF content type, default (None: none), texts and parser."""
+
+    __slots__ = ("default", "kind", "longdesc", "name", "parse", "reloadable", "required",
+                 "shortdesc", "unique")
+
+    def __init__(
+        self, name: str, kind: str, default: str | None, shortdesc: str, longdesc: str,
+        parse: Callable[[str], object], *, unique: bool = False, required: bool = False,
+        reloadable: bool = False,
+    ) -> None:
+        self.name, self.kind, self.default, self.parse = name, kind, default, parse
+        self.shortdesc, self.longdesc = shortdesc, longdesc
+        self.unique, self.required, self.reloadable = unique, required, reloadable
+
+
+PARAMETERS = (
+    Parameter(
+        "holding_dir", "string", None, "Holding directory",
+        "Directory in which the lock records of this service are kept. It must lie on a filesystem "
+        "that fails over with the service, be used by this resource alone, and be empty at first; "
+        "a missing one is created (mode 0700) when its parent is on that filesystem. "
+        "Serviceguard NFS toolkit: NFS_FLM_HOLDING_DIR.",
+        parse_directory, unique=True, required=True,
+    ),
+    Parameter(
+        "propagate_interval", "string", None, "Time between two full sweeps",
+        "How often all of rpc.statd's records are compared with the holding directory: 5, 5s, "
+        "500ms, 1m. New records are copied as they appear; the sweep is the net below that. There "
+        "is no default: with lock_migration=yes it must be set. "
+        "Serviceguard NFS toolkit: PROPAGATE_INTERVAL.",
+        parse_seconds, reloadable=True,
+    ),
+    Parameter(
+        "lock_migration", "boolean", "yes", "Keep locks over a failover",
+        "yes: records are kept and clients are told to reclaim their locks. no: the resource "
+        "starts and stops and touches nothing. Serviceguard NFS toolkit: LOCK_MIGRATION.",
+        parse_bool,
+    ),
+    Parameter(
+        "ip", "string", None, "Floating addresses of the service",
+        "The address or addresses (IPv4, IPv6, comma separated) that clients mount from. Clients "
+        "are notified from each of them, once it is up on this node. Must be set with "
+        "lock_migration=yes. Serviceguard NFS toolkit: the package IP.",
+        parse_addresses,
+    ),
+    Parameter(
+        "nfs_versions", "string", "3", "NFS versions whose locks are kept",
+        "3 keeps the locks of NFSv2 and NFSv3 clients (rpc.statd). NFSv4 is not supported yet.",
+        parse_versions,
+    ),
+    Parameter(
+        "statd_dir", "string", None, "State directory of rpc.statd",
+        "Directory that holds statd's sm directory and state file. By default it is found on the "
+        "node: what nfs.conf says, /var/lib/nfs/statd (Red Hat) or /var/lib/nfs (Debian, SUSE).",
+        parse_directory,
+    ),
+    Parameter(
+        "notify_timeout", "string", "15m", "How long clients are notified",
+        "Clients that have not answered after this time are reported (the monitor returns "
+        "degraded) and tried again at the next start.",
+        parse_seconds, reloadable=True,
+    ),
+    Parameter(
+        "notify_names", "string", None, "Names by which the service is announced",
+        "Host names (comma separated) that clients may have mounted from, told to them besides "
+        "each address. By default the name that /etc/hosts has for the address, if any.",
+        parse_names,
+    ),
+)
+
+
+class Config:
+    """The parsed parameters of one resource; read-only once made by parse()."""
+
+    __slots__ = ("holding_dir", "ip", "lock_migration", "nfs_versions", "notify_names",
+                 "notify_timeout", "propagate_interval", "statd_dir")
+
+    holding_dir: str
+    propagate_interval: float
+    lock_migration: bool
+    ip: tuple[str, ...]
+    nfs_versions: tuple[int, ...]
+    statd_dir: str | None
+    notify_timeout: float
+    notify_names: tuple[str, ...]
+
+
+#: What a parameter that has neither a value nor a default is parsed to.
+_ABSENT: dict[str, object] = {
+    "holding_dir": "", "propagate_interval": 0.0, "ip": (), "statd_dir": None, "notify_names": (),
+}
+_NEEDED = {
+    "holding_dir": "name a directory on the service's shared filesystem",
+    "propagate_interval": "it has no default: set it, for example propagate_interval=5s",
+    "ip": "name the floating address that clients mount from",
+}
+
+
+def parse(values: Mapping[str, str]) -> Config:
+    """Config from raw texts by parameter name; ConfigError names the first wrong one.
+
+    Unknown names are ignored, empty texts count as unset (as in the OCF shell agents).
+    """
+    config = Config()
+    for parameter in PARAMETERS:
+        text = values.get(parameter.name, "").strip() or parameter.default
+        try:
+            value = _ABSENT[parameter.name] if text is None else parameter.parse(text)
+        except ValueError as error:
+            raise ConfigError(f"{parameter.name}={text}: {error}") from None
+        setattr(config, parameter.name, value)
+    if config.lock_migration:
+        for name, advice in _NEEDED.items():
+            if not getattr(config, name):
+                raise ConfigError(f"{name} is not set although lock_migration=yes: {advice}")
+    return config

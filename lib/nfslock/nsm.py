@@ -4,7 +4,8 @@
 A record file (nfs-utils support/nsm/file.c, nsm_create_monitor_record) holds a line for each
 (mon_name, my_name): address, program, version, procedure and the kernel's cookie in fixed-width
 hexadecimal, then the two names. Only the names matter to a notification; the cookie belongs to
-the kernel that gave it. A file that does not parse as a whole is no record: statd may be writing it.
+the kernel that gave it. A file that does not parse as a whole is no record: statd may be writing
+it.
 """
 
 from __future__ import annotations

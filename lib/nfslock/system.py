@@ -138,10 +138,8 @@ class System:
                 self._write_one(temporary, data, like, durable and len(files) < _MANY)
             if durable and len(files) >= _MANY:
                 self._syncfs(where)
-            while temporaries:
-                temporary, name = temporaries[0]
+            for temporary, name in temporaries:
                 os.rename(temporary, f"{where}/{name}")
-                del temporaries[0:1]
             if durable:
                 self.fsync(directory)
         except OSError as error:

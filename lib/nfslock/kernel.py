@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The NFS server on this node, as its clients see it: nfsd, lockd, statd, the export table.
+
+Only questions, no changes. A program counts as there when rpcbind, asked on the address that
+clients use, knows it and it answers its NULL procedure (RFC 1833, RFC 5531 section 12.2).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+
+from . import rpc
+from .params import address_family
+from .system import System
+
+#: Seconds to wait for one answer of a program on this very node.
+_TIMEOUT = 1.0
+
+
+def _exchange(address: str, port: int, message: bytes, tcp: bool) -> bytes:
+    family = address_family(address)
+    kind = socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM
+    with socket.socket(family, kind) as sock:
+        sock.settimeout(_TIMEOUT)
+        sock.connect((address, port))
+        sock.sendall(rpc.mark_record(message) if tcp else message)
+        buffer = b""
+        while True:
+            data = sock.recv(65536)
+            if not tcp:
+                return data
+            if not data:
+                raise rpc.RpcError("connection closed")
+            buffer += data
+            record, buffer = rpc.split_record(buffer)
+            if record is not None:
+                return record
+
+
+def _call(address: str, port: int, message: bytes, tcp: bool) -> bytes | None:
+    """The body of the reply, None without a good one."""
+    try:
+        xid, status, body = rpc.decode_reply(_exchange(address, port, message, tcp))
+    except (OSError, rpc.RpcError):
+        return None
+    return body if status == rpc.SUCCESS and xid == int.from_bytes(message[:4], "big") else None
+
+
+def port_of(address: str, program: int, version: int, tcp: bool) -> int:
+    """The port at which rpcbind on `address` knows the program, 0 when it does not."""
+    xid = random.getrandbits(32)
+    if address_family(address) == socket.AF_INET6:
+        netid = "tcp6" if tcp else "udp6"
+        question = rpc.encode_getaddr(xid, program, version, netid)
+        read = rpc.read_getaddr
+    else:
+        question = rpc.encode_getport(
+            xid, program, version, rpc.IPPROTO_TCP if tcp else rpc.IPPROTO_UDP)
+        read = rpc.read_getport
+    body = _call(address, rpc.PORTMAP_PORT, question, False)
+    try:
+        return read(body) if body is not None else 0
+    except rpc.RpcError:
+        return 0
+
+
+def answers(address: str, program: int, version: int) -> bool:
+    """Whether the program is registered on `address` and answers NULL there, by TCP or UDP."""
+    for tcp in (True, False):
+        port = port_of(address, program, version, tcp)
+        null = rpc.encode_null(random.getrandbits(32), program, version)
+        if port and _call(address, port, null, tcp) is not None:
+            return True
+    return False
+
+
+def missing_programs(address: str) -> list[str]:
+    """Which of the programs that a reclaiming NFSv3 client needs do not answer on `address`."""
+    wanted = (("nfsd", rpc.NFS, (3,)), ("lockd", rpc.NLM, (4, 3)))
+    return [
+        name for name, program, versions in wanted
+        if not any(answers(address, program, version) for version in versions)
+    ]
+
+
+def statd_answers() -> bool:
+    """Whether rpc.statd answers its NULL procedure on the loopback address that lockd uses."""
+    return answers("127.0.0.1", rpc.STATD, 1)
+
+
+def exported(system: System, device: int) -> list[str]:
+    """The directories in the export table that lie on the filesystem with this device number.
+
+    The table is what exportfs(8) writes: PATH, a tab, CLIENT(options); blanks in octal.
+    """
+    try:
+        text = system.read(system.etab, 1 << 24).decode(errors="surrogateescape")
+    except (OSError, ValueError):
+        return []
+    paths = {line.partition("\t")[0] for line in text.splitlines() if "\t" in line}
+    found = []
+    for path in sorted(_unescape(path) for path in paths):
+        try:
+            if os.stat(system.path(path)).st_dev == device:
+                found.append(path)
+        except OSError:
+            continue
+    return found
+
+
+def _unescape(path: str) -> str:
+    """exportfs writes blanks and the like as a backslash and three octal digits."""
+    first, *rest = path.split("\\")
+    return first + "".join(
+        chr(int(part[:3], 8)) + part[3:] if part[:3].isdigit() else "\\" + part for part in rest)
+
+
+def serving(system: System) -> bool | None:
+    """Whether nfsd has threads; None when this kernel does not say (no nfsd filesystem)."""
+    try:
+        return int(system.read(f"{system.proc}/fs/nfsd/threads").split()[0]) > 0
+    except (OSError, ValueError, IndexError):
+        return None

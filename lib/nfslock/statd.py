@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""rpc.statd on this node: where it keeps its records, reading and adding them, restarting it.
+
+statd(8), sm-notify(8), nfs.conf(5). Reading is tolerant of a directory that statd is writing to at
+the same moment: what does not parse as a whole is skipped now and seen again at the next event.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import time
+from dataclasses import dataclass, field
+
+from . import nsm
+from .errors import Error, MissingError
+from .system import TEMPORARY, Like, System
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    Lines = dict[tuple[str, str], bytes]
+
+_UNIT = "rpc-statd.service"
+_DROP_IN = f"/run/systemd/system/{_UNIT}.d/nfslock.conf"
+#: Seconds that statd may take to end or to come up.
+_PATIENCE = 15.0
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The records in an sm directory: lines by file name, and how many files are none."""
+
+    files: dict[str, Lines] = field(default_factory=dict)
+    skipped: int = 0
+
+
+def find_directory(system: System, configured: str | None) -> str:
+    """statd's state directory: the parameter, nfs.conf's, or the first that has an sm directory."""
+    candidates = [configured] if configured else [_from_nfs_conf(system), *system.statd_dirs]
+    for candidate in candidates:
+        if candidate and os.path.isdir(system.path(f"{candidate}/sm")):
+            return candidate
+    tried = ", ".join(f"{candidate}/sm" for candidate in candidates if candidate)
+    raise MissingError(
+        f"rpc.statd's directory is not there (tried {tried}): install nfs-common (nfs-utils on Red "
+        "Hat) or set statd_dir")
+
+
+def _from_nfs_conf(system: System) -> str | None:
+    import configparser
+
+    parser = configparser.ConfigParser(strict=False, interpolation=None, allow_no_value=True)
+    main, drop_ins = system.nfs_conf
+    extra = sorted(name for name in system.names(drop_ins) if name.endswith(".conf"))
+    for name in (main, *(f"{drop_ins}/{name}" for name in extra)):
+        try:
+            parser.read_string(system.read(name).decode(errors="replace"))
+        except (OSError, ValueError, configparser.Error):
+            continue
+    return parser.get("statd", "state-directory-path", fallback=None)
+
+
+def read_one(system: System, directory: str, name: str) -> Lines | None:
+    """The lines of one record file; None when it is gone; ValueError when it is no record.
+
+    A symbolic link, FIFO or device is never followed or waited for. Other trouble is OSError.
+    """
+    if not nsm.is_record_file(name):
+        raise ValueError(f"{name!r} is no record name")
+    try:
+        return nsm.parse_record(system.read(f"{directory}/sm/{name}", nsm.MAX_FILE))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise ValueError(f"{name} is a link or device") from None
+        raise
+
+
+def scan(system: System, directory: str) -> Scan:
+    """All records in the sm directory; Error when one cannot be read for a reason of the disk."""
+    files: dict[str, Lines] = {}
+    skipped = 0
+    for name in system.names(f"{directory}/sm"):
+        if name.startswith(TEMPORARY):
+            continue
+        try:
+            lines = read_one(system, directory, name)
+        except ValueError:
+            skipped += 1
+            continue
+        except OSError as error:
+            raise Error(f"{directory}/sm/{name}: {error.strerror}") from error
+        if lines:
+            files[name] = lines
+    return Scan(files, skipped)
+
+
+def merge(system: System, directory: str, files: Mapping[str, bytes]) -> None:
+    """Put whole record files into sm as statd itself would own them: owner, label, mode 0600."""
+    system.write(f"{directory}/sm", files, system.like(f"{directory}/sm"))
+
+
+def read_state(system: System, directory: str) -> int | None:
+    """The node's own state number; None when there is none worth trusting.
+
+    Debian ships an empty file, and the stock nfsserver agent writes four random bytes into it.
+    """
+    try:
+        number = nsm.decode_state(system.read(f"{directory}/state"))
+    except (OSError, ValueError):
+        return None
+    return number if number < nsm.SANE_STATE else None
+
+
+def hold_off_sm_notify(system: System) -> None:
+    """Keep a stock sm-notify from using the records up and from ending lockd's grace.
+
+    sm-notify exits at once when its pid file exists (it leaves it behind on purpose, so that it
+    runs once a boot); nfs-utils utils/statd/sm-notify.c, record_pid().
+    """
+    for path in system.sm_notify_pids:
+        if os.path.isdir(os.path.dirname(system.path(path))):
+            try:
+                fd = os.open(system.path(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                return
+            except OSError as error:
+                raise Error(f"{path}: cannot hold off sm-notify: {error.strerror}") from error
+            os.write(fd, b"0 nfslock\n")
+            os.close(fd)
+            return
+
+
+def is_sm_notify_held_off(system: System) -> bool:
+    """Whether sm-notify's pid file exists."""
+    return any(system.status(path) is not None for path in system.sm_notify_pids)
+
+
+def pids(system: System) -> list[int]:
+    """The rpc.statd processes in this network namespace."""
+    import psutil
+
+    found = []
+    own = os.stat(f"{system.proc}/self/ns/net")
+    for process in psutil.process_iter():
+        try:
+            net = os.stat(f"{system.proc}/{process.pid}/ns/net")
+            if process.name() == "rpc.statd" and (net.st_dev, net.st_ino) == (
+                own.st_dev, own.st_ino
+            ) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def stop(system: System) -> None:
+    """End rpc.statd, so that sm can be changed without racing it.
+
+    Locks are not touched: the kernel keeps its own list of monitored clients. A new client's
+    first lock is refused (ENOLCK) until statd is back.
+    """
+    if _systemd(system):
+        _checked(system, "systemctl", "stop", _UNIT)
+    # One that mount.nfs or a person started is outside the unit.
+    _end(system, pids(system))
+
+
+def start(system: System, directory: str, name: str) -> None:
+    """Start rpc.statd with the records now in sm; it notifies nobody itself (statd -L).
+
+    `name` is the service's (statd -n). Through its systemd unit where systemd runs, else the
+    daemon itself.
+    """
+    program = shutil.which("rpc.statd", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if program is None:
+        raise MissingError("rpc.statd is not installed: install nfs-common (nfs-utils on Red Hat)")
+    argv = [program, "--no-notify", "--name", name]
+    if directory not in system.statd_dirs:
+        argv += ["--state-directory-path", directory]
+    if not _systemd(system):
+        _checked(system, *argv)
+        return
+    text = ("# Written by nfslock while it starts a service; gone at the next boot.\n[Service]\n"
+            f"Environment=RPC_STATD_NO_NOTIFY=1\nExecStart=\nExecStart={' '.join(argv)}\n")
+    place, file_name = os.path.split(_DROP_IN)
+    os.makedirs(system.path(place), exist_ok=True)
+    system.write(place, {file_name: text.encode()}, Like(0o644), durable=False)
+    _checked(system, "systemctl", "daemon-reload")
+    _checked(system, "systemctl", "start", _UNIT)
+
+
+def _systemd(system: System) -> bool:
+    """Whether systemd is the init here (sd_booted(3)) and has a unit for statd."""
+    if not os.path.isdir(system.path("/run/systemd/system")):
+        return False
+    code, out = system.run("systemctl", "show", "--value", "-p", "LoadState", _UNIT)
+    return code == 0 and out == "loaded"
+
+
+def _checked(system: System, *argv: str) -> None:
+    code, out = system.run(*argv, timeout=60.0)
+    if code:
+        raise Error(f"`{' '.join(argv)}` failed ({code}): {out.splitlines()[-1] if out else ''}")
+
+
+def _end(system: System, victims: Iterable[int]) -> None:
+    """End processes of rpc.statd: SIGTERM, so that it unregisters, SIGKILL when it does not."""
+    for pid in victims:
+        born = system.start_time(pid)
+        deadline = system.monotonic() + _PATIENCE
+        for sign, wait in ((signal.SIGTERM, _PATIENCE / 2), (signal.SIGKILL, _PATIENCE)):
+            if born and system.start_time(pid) == born:
+                os.kill(pid, sign)
+            while system.start_time(pid) == born and born and (
+                system.monotonic() < deadline - _PATIENCE + wait
+            ):
+                time.sleep(0.01)
+        if born and system.start_time(pid) == born:
+            raise Error(f"rpc.statd (pid {pid}) does not end: is its disk hanging?")

@@ -123,3 +123,22 @@ def serving(system: System) -> bool | None:
         return int(system.read(f"{system.proc}/fs/nfsd/threads").split()[0]) > 0
     except (OSError, ValueError, IndexError):
         return None
+
+
+def lockd_instance(system: System) -> tuple[int, int] | None:
+    """Pid and start time of the lockd kernel thread; None when none is visible from here.
+
+    Another instance than before means that the locks of this node were dropped in between.
+    """
+    for name in system.names(system.proc):
+        if not name.isdigit():
+            continue
+        try:
+            if system.read(f"{system.proc}/{name}/comm") != b"lockd\n":
+                continue
+            # Kernel threads have no command line: a program that calls itself lockd has.
+            if not system.read(f"{system.proc}/{name}/cmdline"):
+                return int(name), system.start_time(int(name))
+        except (OSError, ValueError):
+            continue
+    return None

@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
-import time
 from dataclasses import dataclass, field
 
 from . import nsm
@@ -20,7 +18,7 @@ from .system import TEMPORARY, Like, System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     Lines = dict[tuple[str, str], bytes]
 
@@ -32,10 +30,10 @@ _PATIENCE = 15.0
 
 @dataclass(frozen=True)
 class Scan:
-    """The records in an sm directory: lines by file name, and how many files are none."""
+    """The records in an sm directory: lines by file name, and the names that are no records."""
 
     files: dict[str, Lines] = field(default_factory=dict)
-    skipped: int = 0
+    skipped: tuple[str, ...] = ()
 
 
 def find_directory(system: System, configured: str | None) -> str:
@@ -84,20 +82,20 @@ def read_one(system: System, directory: str, name: str) -> Lines | None:
 def scan(system: System, directory: str) -> Scan:
     """All records in the sm directory; Error when one cannot be read for a reason of the disk."""
     files: dict[str, Lines] = {}
-    skipped = 0
+    skipped = []
     for name in system.names(f"{directory}/sm"):
         if name.startswith(TEMPORARY):
             continue
         try:
             lines = read_one(system, directory, name)
         except ValueError:
-            skipped += 1
+            skipped.append(name)
             continue
         except OSError as error:
             raise Error(f"{directory}/sm/{name}: {error.strerror}") from error
         if lines:
             files[name] = lines
-    return Scan(files, skipped)
+    return Scan(files, tuple(skipped))
 
 
 def merge(system: System, directory: str, files: Mapping[str, bytes]) -> None:
@@ -168,7 +166,9 @@ def stop(system: System) -> None:
     if _systemd(system):
         _checked(system, "systemctl", "stop", _UNIT)
     # One that mount.nfs or a person started is outside the unit.
-    _end(system, pids(system))
+    for pid in pids(system):
+        if not system.end(pid, system.start_time(pid), _PATIENCE):
+            raise Error(f"rpc.statd (pid {pid}) does not end: is its disk hanging?")
 
 
 def start(system: System, directory: str, name: str) -> None:
@@ -207,19 +207,3 @@ def _checked(system: System, *argv: str) -> None:
     code, out = system.run(*argv, timeout=60.0)
     if code:
         raise Error(f"`{' '.join(argv)}` failed ({code}): {out.splitlines()[-1] if out else ''}")
-
-
-def _end(system: System, victims: Iterable[int]) -> None:
-    """End processes of rpc.statd: SIGTERM, so that it unregisters, SIGKILL when it does not."""
-    for pid in victims:
-        born = system.start_time(pid)
-        deadline = system.monotonic() + _PATIENCE
-        for sign, wait in ((signal.SIGTERM, _PATIENCE / 2), (signal.SIGKILL, _PATIENCE)):
-            if born and system.start_time(pid) == born:
-                os.kill(pid, sign)
-            while system.start_time(pid) == born and born and (
-                system.monotonic() < deadline - _PATIENCE + wait
-            ):
-                time.sleep(0.01)
-        if born and system.start_time(pid) == born:
-            raise Error(f"rpc.statd (pid {pid}) does not end: is its disk hanging?")

@@ -259,6 +259,25 @@ class System:
             return 0
         return 0 if not fields or fields[0] in b"ZX" else int(fields[19])
 
+    def end(self, pid: int, born: int, patience: float) -> bool:
+        """End that very process (pid and start time) and wait for it: SIGTERM, then SIGKILL.
+
+        `patience`: seconds in all, half of them for SIGTERM. False when it is still there then.
+        """
+        import signal
+
+        began = self.monotonic()
+        for number, limit in ((signal.SIGTERM, patience / 2), (signal.SIGKILL, patience)):
+            if not born or self.start_time(pid) != born:
+                return True
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                return True
+            while self.start_time(pid) == born and self.monotonic() - began < limit:
+                time.sleep(0.01)
+        return self.start_time(pid) != born
+
     def run(self, *argv: str, timeout: float = 10.0) -> tuple[int, str]:
         """Run a command to its end: (exit code, its output and errors together).
 

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""start, stop, reload-agent and validate-all: observe, plan, execute.
+
+Every action may be repeated and killed at any instant; the next one observes and plans anew.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from dataclasses import replace
+
+from . import errors, params, plan, statd, supervise
+from ._vendor import ocf
+from .holding import Holding, examine_place
+from .mirror import Mirror
+from .owner import Owner
+from .runtime import Runtime
+from .system import System
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+#: Seconds that stop gives the last copy: the filesystem under it may be hanging.
+_LAST_SWEEP = 10.0
+
+
+class Start:
+    """One start of the service: what it observes, and how each planned step is done."""
+
+    def __init__(self, system: System, config: params.Config, service: str) -> None:
+        self.system, self.config = system, config
+        self.runtime = Runtime(system, service)
+        self.holding = Holding(system, config.holding_dir, service)
+        self.statd_dir = statd.find_directory(system, config.statd_dir)
+
+    def already(self) -> bool:
+        """Whether the service runs here already; an error when it runs under an old claim."""
+        mark, status = self.runtime.read("started"), self.runtime.read("status")
+        if mark is None or not self.runtime.process(status):
+            return False
+        owner = self.holding.examine()
+        if owner is not None and str(owner.generation) == mark.get("generation"):
+            return (status or {}).get("phase") != "fenced"
+        other = f"{owner.generation} on node {owner.node}" if owner else "none, owner.json is gone"
+        raise errors.Error(
+            f"{self.config.holding_dir} is owned by a newer generation ({other}) than the one "
+            f"running here ({mark.get('generation')}): stop the resource here first")
+
+    def observe(self) -> plan.Observed:
+        """The holding directory and statd's, as they are now."""
+        exists = examine_place(self.system, self.config.holding_dir, self.statd_dir)
+        seen = plan.Observed(
+            node_state=statd.read_state(self.system, self.statd_dir),
+            local=statd.scan(self.system, self.statd_dir).files)
+        if not exists:
+            return seen
+        owner = self.holding.examine()
+        held, skipped = self.holding.records()
+        if skipped:
+            ocf.logger.warning(
+                "%s/sm: %d files are no monitor records and are left alone",
+                self.config.holding_dir, skipped)
+        return replace(
+            seen, exists=True, owner=owner, state=self.holding.read_state(), held=held,
+            pending=frozenset(self.holding.pending()))
+
+    def wanted(self) -> plan.Wanted:
+        """Who we are."""
+        return plan.Wanted(self.runtime.service, self.system.node(), self.system.boot_id(),
+                           self.system.epoch())
+
+    def execute(self, step: plan.Step, raw: Mapping[str, str]) -> None:
+        """Do one step of the plan."""
+        if step.text:
+            ocf.logger.debug("start: %s", step.text)
+        todo: dict[str, Callable[..., None]] = {
+            "create": lambda _: self.system.make_directory(self.config.holding_dir),
+            "claim": self.holding.claim,
+            "write_state": self.holding.write_state,
+            "seed": self.holding.put,
+            "enlist": self.holding.enlist,
+            "hold_off_sm_notify": lambda _: statd.hold_off_sm_notify(self.system),
+            "stop_statd": lambda _: statd.stop(self.system),
+            "merge": self._merge,
+            "start_statd": lambda _: statd.start(self.system, self.statd_dir, self.config.ip[0]),
+            "start_propagator": lambda owner: self._propagate(owner, raw),
+        }
+        todo[step.name](step.what)
+
+    def _merge(self, held: Mapping[str, bytes]) -> None:
+        # Looked at again: statd is down only now, nothing newer can be overwritten any more.
+        local = statd.scan(self.system, self.statd_dir).files
+        statd.merge(self.system, self.statd_dir, plan.merges(local, held))
+
+    def _propagate(self, owner: Owner, raw: Mapping[str, str]) -> None:
+        if not supervise.end(self.runtime):
+            raise errors.Error("the old propagator does not end: is its filesystem hanging?")
+        self.runtime.remove("status")
+        known = {p.name: raw[p.name] for p in params.PARAMETERS if p.name in raw}
+        self.runtime.write("parameters", {
+            **known, "statd_dir": self.statd_dir, "generation": owner.generation})
+        supervise.launch(self.runtime)
+        while True:
+            status = self.runtime.read("status") or {}
+            if status.get("problem"):
+                raise errors.Error(status["problem"])
+            if status.get("generation") == str(owner.generation) and self.runtime.process(status):
+                return
+            time.sleep(0.01)
+
+
+def start(system: System, config: params.Config, service: str, raw: Mapping[str, str]) -> None:
+    """Claim the records, put them in place, and start to keep them. Returns when all is durable."""
+    if os.geteuid():
+        raise errors.Error("start needs root")
+    runtime = Runtime(system, service)
+    if not config.lock_migration:
+        runtime.write("started", {"lock_migration": "no"})
+        return
+    this = Start(system, config, service)
+    if this.already():
+        return
+    for step in plan.start(this.observe(), this.wanted()):
+        this.execute(step, raw)
+    owner = this.holding.owner
+    this.holding.check_owner()
+    runtime.write("started", {
+        "lock_migration": "yes", "generation": owner.generation if owner else 0,
+        "statd_dir": this.statd_dir, "holding_dir": config.holding_dir})
+
+
+def stop(system: System, service: str, holding_dir: str) -> None:
+    """Copy what is left, end the propagator, mark a clean stop. Never fails for want of storage."""
+    runtime = Runtime(system, service)
+    mark = runtime.read("started") or runtime.read("parameters")
+    statd_dir = (mark or {}).get("statd_dir", "")
+    if not supervise.end(runtime):
+        ocf.logger.error("the propagator hangs in the kernel and was left behind")
+    directory = (mark or {}).get("holding_dir") or holding_dir
+    if directory and (mark or {}).get("lock_migration") != "no":
+        try:
+            _bounded(lambda: _leave(system, service, directory, statd_dir), _LAST_SWEEP)
+        except errors.Error as error:
+            ocf.logger.warning("the service is stopped without a last copy: %s", error)
+    runtime.remove("started", "parameters", "status", "supervisor")
+
+
+def _leave(system: System, service: str, directory: str, statd_dir: str) -> None:
+    """One last sweep, additions only, and the clean-stop mark, if the directory is still ours."""
+    place = system.status(directory)
+    if place is None or not stat.S_ISDIR(place.st_mode):
+        raise errors.Error(f"{directory} is not there")
+    holding = Holding(system, directory, service)
+    owner = holding.examine()
+    if owner is None or owner.clean_stop:
+        return
+    if (owner.node, owner.boot_id) != (system.node(), system.boot_id()):
+        raise errors.Error(
+            f"{directory} belongs to generation {owner.generation} on node {owner.node} now")
+    holding.adopt(owner)
+    try:
+        Mirror(system, statd_dir or statd.find_directory(system, None), holding).sweep()
+    finally:
+        holding.write_owner(replace(owner, clean_stop=True))
+
+
+def _bounded(work: Callable[[], None], limit: float) -> None:
+    """Do the work in a child: a filesystem that hangs takes the child only."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code, text = 0, b""
+        try:
+            work()
+        except BaseException as error:
+            code, text = 1, str(error).encode()[:4000]
+        os.write(writer, text or b" ")
+        os._exit(code)
+    os.close(writer)
+    import select
+
+    ready, _, _ = select.select([reader], [], [], limit)
+    reason = os.read(reader, 4096).decode().strip() if ready else ""
+    os.close(reader)
+    if not ready:
+        raise errors.Error(f"the last copy did not end within {limit:g} s: is the disk hanging?")
+    _, code = os.waitpid(pid, 0)
+    if code:
+        raise errors.Error(reason or f"the last copy failed ({code})")
+
+
+def reload(system: System, config: params.Config, service: str, raw: Mapping[str, str]) -> None:
+    """Take over changed reloadable parameters without touching anything else."""
+    import signal
+
+    runtime = Runtime(system, service)
+    given, status = runtime.read("parameters"), runtime.read("status")
+    pid = runtime.process(status)
+    if given is None or not pid:
+        raise errors.Error(f"{service} is not running here: nothing to reload")
+    changed = {p.name: raw[p.name] for p in params.PARAMETERS if p.reloadable and p.name in raw}
+    runtime.write("parameters", {**given, **changed})
+    os.kill(pid, signal.SIGHUP)
+
+
+def validate(system: System, config: params.Config, service: str, level: int) -> None:
+    """Level 0: the parameters alone (they are parsed already). Level 10: this node, too."""
+    if level < 10 or not config.lock_migration:
+        return
+    statd_dir = statd.find_directory(system, config.statd_dir)
+    if examine_place(system, config.holding_dir, statd_dir):
+        Holding(system, config.holding_dir, service).examine()

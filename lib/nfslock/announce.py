@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""When clients are told to reclaim, and who still has to be: one announcement of the service.
+
+It waits until the VIPs are on this node, nfsd and lockd answer on them and the service's
+filesystem is exported; a client that asks earlier is refused and drops its lock without a word.
+Then it drives the SM_NOTIFY sender and takes each client off the durable list after its reply.
+"""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from . import kernel
+from .errors import Error
+from .holding import Holding
+from .notify import Vip
+from .notify_io import NotifySockets
+from .params import Config
+from .system import System
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Seconds between two looks at whether nfsd, lockd and the exports are there.
+_PROBE_PAUSE = 0.25
+#: Seconds that looking up the service's own name may hold up its first notification.
+_NAME_PATIENCE = 1.0
+
+
+def missing(system: System, addresses: tuple[str, ...], device: int) -> str:
+    """What a reclaiming client would still lack here, "" when nothing."""
+    if kernel.serving(system) is False:
+        return "nfsd has no threads"
+    if not kernel.exported(system, device):
+        return "nothing on the service's filesystem is exported"
+    for address in addresses:
+        programs = kernel.missing_programs(address)
+        if programs:
+            return f"{' and '.join(programs)} does not answer on {address}"
+    return ""
+
+
+def names_of(address: str, configured: tuple[str, ...]) -> tuple[str, ...]:
+    """The mon_names to announce for a VIP: its text, then the configured or found names."""
+    names = configured
+    if not names:
+        try:
+            names = (socket.gethostbyaddr(address)[0],)
+        except OSError:
+            names = ()
+    return tuple(dict.fromkeys((address, *names)))
+
+
+class Announcement:
+    """The state number told to every client on the list, once the service stands."""
+
+    def __init__(
+        self, system: System, config: Config, holding: Holding, wake: Callable[[], None]
+    ) -> None:
+        self.system, self.config, self.holding = system, config, holding
+        #: Since when (monotonic seconds) clients can work here; None: not (yet, or any more).
+        self.ready_since: float | None = None
+        self.waiting_for = "the floating address"
+        self.began = system.monotonic()
+        self.sender: NotifySockets | None = None
+        self._present = False
+        self._wake = wake
+        self._pool = ThreadPoolExecutor(1, "probe")
+        self._probe: Future[str] | None = None
+        self._next_probe = 0.0
+        self._names = [
+            self._pool.submit(names_of, address, config.notify_names) for address in config.ip]
+        self._answered: set[str] = set()
+        self._device = self._find_device()
+        self.pending = set(holding.pending())
+        self.total = len(self.pending)
+
+    def _find_device(self) -> int:
+        status = self.system.status(self.holding.path)
+        if status is None:
+            raise Error(f"{self.holding.path} is gone: is the service's filesystem mounted?")
+        return status.st_dev
+
+    def addresses_changed(self, present: frozenset[str]) -> None:
+        """Take in which addresses are on this node now."""
+        absent = [address for address in self.config.ip if address not in present]
+        self._present = not absent
+        if absent:
+            self.waiting_for = f"{', '.join(absent)} on this node"
+            self._leave()
+        elif self.ready_since is None:
+            self._next_probe = 0.0
+
+    def _leave(self) -> None:
+        self.ready_since = None
+        if self.sender is not None:
+            self.sender.close()
+            self.sender = None
+
+    def restart(self) -> None:
+        """Announce to everybody on the list again: lockd has lost their locks."""
+        self._leave()
+        self.began = self.system.monotonic()
+        self._next_probe = 0.0
+        self.waiting_for = "the restarted NFS server"
+        self.pending = set(self.holding.pending())
+        self.total = len(self.pending)
+
+    # -- progress --------------------------------------------------------------------------
+
+    def tick(self, now: float) -> float | None:
+        """Do what is due; returns in how many seconds to come again (None: at an event)."""
+        if not self._present:
+            return None
+        if self.ready_since is None:
+            return self._wait(now)
+        if not self.pending:
+            return None
+        if self.expired(now):
+            if self.sender is not None:
+                self.sender.close()
+                self.sender = None
+            return None
+        if self.sender is None:
+            self.sender = self._open()
+        self._answered.update(self.sender.pump(now))
+        self.flush()
+        return None if self.sender is None else self.sender.timeout(self.system.monotonic())
+
+    def flush(self) -> None:
+        """Take those that have answered off the durable list; Error leaves them for next time."""
+        if self._answered:
+            self.holding.notified(self._answered)
+            self.pending -= self._answered
+            self._answered = set()
+        if not self.pending and self.sender is not None:
+            self.sender.close()
+            self.sender = None
+
+    def _wait(self, now: float) -> float | None:
+        if self._probe is not None and self._probe.done():
+            self.waiting_for, self._probe = self._probe.result(), None
+            if not self.waiting_for:
+                self.ready_since = now
+                return 0.0
+            self._next_probe = now + _PROBE_PAUSE
+        if self._probe is None:
+            if now < self._next_probe:
+                return self._next_probe - now
+            self._probe = self._pool.submit(missing, self.system, self.config.ip, self._device)
+            self._probe.add_done_callback(lambda _: self._wake())
+        return None
+
+    def _open(self) -> NotifySockets:
+        state = self.holding.read_state()
+        if state is None:
+            raise Error(f"{self.holding.path}/state is damaged: stop and start the resource")
+        vips = []
+        for address, found in zip(self.config.ip, self._names):
+            try:
+                names = found.result(_NAME_PATIENCE)
+            except TimeoutError:
+                names = (address,)
+            vips.append(Vip(address, names))
+        return NotifySockets(vips, sorted(self.pending), state)
+
+    def expired(self, now: float) -> bool:
+        """Whether notify_timeout has passed since this announcement began."""
+        return now - self.began >= self.config.notify_timeout
+
+    def phase(self) -> str:
+        """waiting, notifying or settled, in one word."""
+        if self.ready_since is None:
+            return "waiting"
+        return "notifying" if self.pending and self.sender is not None else "settled"
+
+    def close(self) -> None:
+        """Give sockets and the probing thread back."""
+        self._leave()
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The `nfslock` command: what an administrator asks, and the daemons' own entry points."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from . import __version__, errors, runtime
+from .system import System
+
+
+def _describe(system: System, service: str) -> dict[str, object]:
+    """What is known of one service on this node."""
+    files = runtime.Runtime(system, service)
+    mark, status = files.read("started") or {}, files.read("status") or {}
+    alive = files.process(status)
+    if mark.get("lock_migration") == "no":
+        return {"service": service, "state": "off (lock_migration=no)"}
+    state = status.get("phase", "starting") if alive else "propagator dead" if mark else "stopped"
+    total, left = int(status.get("notify_total", 0)), int(status.get("notify_left", 0))
+    return {
+        "service": service,
+        "state": status["phase"] if status.get("phase") == "fenced" else state,
+        "holding_dir": mark.get("holding_dir", ""),
+        "generation": int(status.get("generation", 0)),
+        "nsm_state": int(status.get("state", 0)),
+        "records": int(status.get("records", 0)),
+        "skipped": int(status.get("skipped", 0)),
+        "lag": round(system.monotonic() - float(status.get("last_sweep", 0)), 1) if alive else None,
+        "notify": {"total": total, "notified": total - left, "left": left},
+        "waiting_for": status.get("waiting_for", ""),
+        "problem": status.get("problem", ""),
+        "pid": alive,
+    }
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    system = System()
+    known = arguments.service or runtime.services(system)
+    found = [_describe(system, service) for service in known]
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+    elif not found:
+        print("no nfslock service on this node")
+    for item in () if arguments.json else found:
+        print(f"{item['service']}: {item['state']}")
+        for name, value in item.items():
+            if name not in ("service", "state") and value not in ("", None):
+                text = ", ".join(f"{v} {k}" for k, v in value.items()) if isinstance(
+                    value, dict) else value
+                print(f"  {name:12} {text}")
+    return 0 if all(item["state"] not in ("fenced", "propagator dead") for item in found) else 1
+
+
+def _propagate(arguments: argparse.Namespace) -> int:
+    from . import propagator
+
+    return propagator.main(arguments.service)
+
+
+def _supervise(arguments: argparse.Namespace) -> int:
+    from . import supervise
+
+    return supervise.supervise(arguments.service)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    parser = argparse.ArgumentParser("nfslock", description="NFS file locks over a failover")
+    parser.add_argument("--version", action="version", version=f"nfslock {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    status = commands.add_parser("status", help="what each service on this node is doing")
+    status.add_argument("--json", action="store_true", help="for programs")
+    status.add_argument("service", nargs="*", help="resource names (default: all)")
+    status.set_defaults(action=_status)
+    for name, action, text in (
+        ("propagate", _propagate, "the propagator daemon (started by the resource agent)"),
+        ("supervise", _supervise, "the propagator's supervisor (where systemd does not run)"),
+    ):
+        daemon = commands.add_parser(name, help=text)
+        daemon.add_argument("service")
+        daemon.set_defaults(action=action)
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.action(arguments))
+    except errors.Error as error:
+        print(f"nfslock: {error}", file=sys.stderr)
+        return error.code

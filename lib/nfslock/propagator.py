@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The propagator: the daemon that keeps the holding directory equal to the node.
+
+One process for each service, one loop: inotify on statd's directory and on the export table,
+netlink for addresses, the SM_NOTIFY sockets, and a sweep each propagate_interval as the net below
+all of them. It stops at once when the holding directory has a newer owner.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+
+from . import errors, kernel, nsm, params, plan, supervise
+from ._vendor import ocf
+from .announce import Announcement
+from .events import Addresses, Inotify
+from .holding import Holding
+from .mirror import Mirror
+from .owner import Owner
+from .runtime import Runtime
+from .system import System
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+#: Seconds between two writes of the status file while something is going on.
+_STATUS_PAUSE = 0.1
+
+
+class _Orphaned(Exception):
+    """The supervisor was killed: a new one takes over, with a new propagator."""
+
+
+class Propagator:
+    """The propagation of one service, from its run-time parameters."""
+
+    def __init__(self, system: System, runtime: Runtime, given: Mapping[str, str]) -> None:
+        self.system, self.runtime = system, runtime
+        self.config = params.parse(given)
+        self.statd_dir = given["statd_dir"]
+        self.holding = Holding(system, self.config.holding_dir, runtime.service)
+        self.holding.adopt(Owner(
+            runtime.service, system.node(), system.boot_id(), int(given["generation"]), 1))
+        self.mirror = Mirror(system, self.statd_dir, self.holding)
+        self.problem = ""
+        self.stopping = False
+        self._parent = os.getppid()
+        self._selector = selectors.DefaultSelector()
+        self._near, self._far = socket.socketpair()
+        for end in (self._near, self._far):
+            end.setblocking(False)
+        self._listen(self._near, self._woken)
+        self.addresses = Addresses()
+        self._listen(self.addresses, self._addresses_changed)
+        self.inotify: Inotify | None = None
+        self._watch()
+        self.announcement = Announcement(system, self.config, self.holding, self.wake)
+        self.announcement.addresses_changed(self.addresses.current())
+        self._instance: tuple[int, int] | None = None
+        self._senders: set[int] = set()
+        self._next_sweep = self._last_sweep = system.monotonic()
+        self._next_status = 0.0
+        self._stale = True
+
+    def _listen(
+        self, source: Inotify | Addresses | socket.socket, action: Callable[[], object]
+    ) -> None:
+        self._selector.register(source, selectors.EVENT_READ, action)
+
+    def _watch(self) -> None:
+        try:
+            inotify = Inotify()
+            inotify.add(self.system.path(f"{self.statd_dir}/sm"))
+            inotify.add(self.system.path(os.path.dirname(self.system.etab)))
+        except OSError as error:
+            ocf.logger.warning(
+                "inotify does not work (%s): new records are found by the sweep only, every %g s; "
+                "raise fs.inotify.max_user_watches", error.strerror, self.config.propagate_interval)
+            return
+        self.inotify = inotify
+        self._listen(inotify, self._files_changed)
+
+    # -- events ----------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Make the loop go round (from a thread or a signal handler)."""
+        try:
+            self._far.send(b"\0")
+        except BlockingIOError:
+            pass
+
+    def _woken(self) -> None:
+        try:
+            self._near.recv(4096)
+        except BlockingIOError:
+            pass
+
+    def _addresses_changed(self) -> None:
+        self.addresses.drain()
+        self.announcement.addresses_changed(self.addresses.current())
+
+    def _files_changed(self) -> None:
+        assert self.inotify is not None
+        sm = self.system.path(f"{self.statd_dir}/sm")
+        names = {name for directory, name in self.inotify.read() if directory == sm}
+        if "" in names:
+            self._next_sweep = 0.0
+        elif names:
+            self._guarded(lambda: self.mirror.touch(names))
+
+    def _guarded(self, work: Callable[[], object]) -> bool:
+        """Run; a failure is noted for monitor and tried again with the next sweep."""
+        try:
+            work()
+        except errors.Fenced:
+            raise
+        except (errors.Error, OSError) as error:
+            if str(error) != self.problem:
+                ocf.logger.error("%s", error)
+            self.problem = str(error)
+            return False
+        return True
+
+    def _sweep(self, now: float) -> None:
+        def work() -> None:
+            self.holding.check_owner()
+            self.mirror.sweep(watched=self.inotify is not None)
+            self._check_server()
+            self.mirror.expire(
+                plan.patience(self.config.propagate_interval), self.announcement.ready_since)
+            self.announcement.flush()
+
+        if self._guarded(work):
+            self.problem = ""
+        self._last_sweep = now
+        self._next_sweep = now + self.config.propagate_interval
+
+    def _check_server(self) -> None:
+        """Notice that lockd went away under a standing service: its locks went with it."""
+        if self.announcement.ready_since is None:
+            self._instance = None
+            return
+        if self._instance is None:
+            self._instance = kernel.lockd_instance(self.system)
+            return
+        if kernel.serving(self.system) is False:
+            # Kernels from 6.4 on unmonitor every client when nfsd stops: nobody went away.
+            self.mirror.forget_absences()
+            return
+        pid, born = self._instance
+        if self.system.start_time(pid) == born:
+            return
+        # A new lockd has no locks and is in grace. Announcing again to one that still has them
+        # would make clients reclaim outside of grace, and lose what they hold.
+        ocf.logger.warning("lockd was restarted and has lost the locks: every client is told again")
+        self._instance = None
+        self.mirror.forget_absences()
+        self.holding.write_state(nsm.next_state([self.holding.read_state() or 0], 0))
+        self.holding.enlist(self.mirror.held)
+        self.announcement.restart()
+
+    # -- the loop --------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Propagate until told to stop; returns the exit code."""
+        try:
+            while not self.stopping:
+                self._round()
+        except errors.Fenced as error:
+            ocf.logger.error("%s", error)
+            self.problem = str(error)
+            self._write_status("fenced")
+            return supervise.FINAL
+        finally:
+            self.announcement.close()
+        return 0
+
+    def _round(self) -> None:
+        now = self.system.monotonic()
+        if now >= self._next_sweep:
+            if os.getppid() != self._parent:
+                raise _Orphaned
+            self._sweep(now)
+            self._stale = True
+        pause: list[float | None] = [None]
+        self._guarded(lambda: pause.__setitem__(0, self.announcement.tick(now)))
+        self._follow_senders()
+        now = self.system.monotonic()
+        if self._stale and now >= self._next_status:
+            self._write_status(self.announcement.phase())
+        waits = [self._next_sweep - now, *(wait for wait in pause if wait is not None)]
+        if self._stale:
+            waits.append(self._next_status - now)
+        ready = self._selector.select(max(0.0, min(waits)))
+        self._stale |= bool(ready)
+        for key, _ in ready:
+            key.data()
+
+    def _follow_senders(self) -> None:
+        sender = self.announcement.sender
+        wanted = set(sender.filenos()) if sender is not None else set()
+        for fd in self._senders - wanted:
+            self._selector.unregister(fd)
+        for fd in wanted - self._senders:
+            self._selector.register(fd, selectors.EVENT_READ, lambda: None)
+        self._senders = wanted
+
+    def _write_status(self, phase: str) -> None:
+        announcement, owner = self.announcement, self.holding.owner
+        holding = self.config.holding_dir
+        place = self.system.status(holding)
+        pairs = {
+            "pid": f"{os.getpid()}:{self.system.start_time(os.getpid())}",
+            "phase": phase,
+            "generation": owner.generation if owner else 0,
+            "state": self.holding.read_state() or 0,
+            "holding": f"{place.st_dev}:{place.st_ino}" if place else "",
+            "owner": self.system.identity(f"{holding}/owner.json"),
+            "interval": self.config.propagate_interval,
+            "last_sweep": f"{self._last_sweep:.3f}",
+            "records": len(self.mirror.held),
+            "skipped": len(self.mirror.skipped) + self.mirror.damaged,
+            "notify_total": announcement.total,
+            "notify_left": len(announcement.pending),
+            "notify_deadline": f"{announcement.began + self.config.notify_timeout:.3f}",
+            "waiting_for": announcement.waiting_for if phase == "waiting" else "",
+            "inotify": "yes" if self.inotify else "no",
+            "problem": self.problem,
+        }
+        self.runtime.write("status", pairs)
+        self._stale = False
+        self._next_status = self.system.monotonic() + _STATUS_PAUSE
+
+
+def main(service: str) -> int:
+    """Run the propagator of the service whose parameters stand in its run-time directory."""
+    system = System()
+    runtime = Runtime(system, service)
+    given = runtime.read("parameters")
+    if given is None:
+        return supervise.FINAL
+    try:
+        propagator = Propagator(system, runtime, given)
+    except errors.Fenced as error:
+        ocf.logger.error("%s", error)
+        return supervise.FINAL
+
+    def stop(_number: int, _frame: object) -> None:
+        propagator.stopping = True
+        propagator.wake()
+
+    def reload(_number: int, _frame: object) -> None:
+        again = runtime.read("parameters")
+        if again is not None:
+            propagator.config = propagator.announcement.config = params.parse(again)
+        propagator.wake()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, reload)
+    try:
+        return propagator.run()
+    except _Orphaned:
+        supervise.launch(runtime)
+        return 0

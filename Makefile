@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# `make` prints the targets. Those that test or demonstrate install what they need by themselves
+# (Debian and Ubuntu packages as root, Python packages into .venv).
+
+DESTDIR  =
+OCF_ROOT = /usr/lib/ocf
+SBINDIR  = /usr/sbin
+MANDIR   = /usr/share/man
+PYTHON   = /usr/bin/python3
+AGENTDIR = $(DESTDIR)$(OCF_ROOT)/resource.d/flm
+LIBDIR   = $(DESTDIR)$(OCF_ROOT)/lib/flm
+
+APT_RUN  = python3 python3-psutil
+APT_TEST = $(APT_RUN) python3-venv python3-lxml nfs-common nfs-kernel-server rpcbind iproute2 \
+	e2fsprogs util-linux strace libxml2-utils resource-agents pcs crmsh pacemaker-cli-utils gcc \
+	libc6-dev sqlite3
+PY_TEST  = pytest hypothesis lxml psutil mypy ruff lxml-stubs types-psutil
+
+VENV     = .venv/bin
+SOURCES  = lib agents agents/nfslock tests
+
+help: ## print the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: apt-test .venv/ok ## a real failover between two nodes on this machine, told in plain lines
+	$(VENV)/python -m tests.host.demo
+
+check: apt-test lint unit host ## lint, unit tests and host tests (root; real rpc.statd)
+
+lint: .venv/ok
+	$(VENV)/ruff check $(SOURCES)
+	$(VENV)/mypy
+	agents/nfslock meta-data | cmp - metadata/nfslock.xml
+
+unit: .venv/ok ## tests that need no root
+	$(VENV)/pytest tests/unit
+
+host: apt-test .venv/ok ## tests with real daemons in namespaces (root)
+	$(VENV)/pytest tests/host
+
+metadata: ## write metadata/nfslock.xml anew from the parameter declarations
+	agents/nfslock meta-data > metadata/nfslock.xml.new
+	mv metadata/nfslock.xml.new metadata/nfslock.xml
+
+install: ## install agent, library and command (DESTDIR=, OCF_ROOT=)
+	install -d $(AGENTDIR) $(LIBDIR)/nfslock/_vendor $(DESTDIR)$(SBINDIR)
+	install -m 0755 agents/nfslock $(AGENTDIR)/nfslock
+	install -m 0644 lib/nfslock/*.py $(LIBDIR)/nfslock
+	install -m 0644 lib/nfslock/_vendor/*.py $(LIBDIR)/nfslock/_vendor
+	chmod 0755 $(LIBDIR)/nfslock/__main__.py
+	ln -sfr $(LIBDIR)/nfslock/__main__.py $(DESTDIR)$(SBINDIR)/nfslock
+	$(PYTHON) -m compileall -q $(LIBDIR)/nfslock
+
+clean: ## remove what the other targets made
+	rm -rf .venv .cache build
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A bare machine has no package lists; a full one is not asked to fetch them again.
+apt-test:
+	@dpkg-query -W $(APT_TEST) >/dev/null 2>&1 && \
+	  ! dpkg-query -W -f '$${Status}\n' $(APT_TEST) | grep -qv 'ok installed' || { \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get -y -qq \
+	  -o DPkg::Lock::Timeout=300 --no-install-recommends install $(APT_TEST) >/dev/null; }
+
+.venv/ok: Makefile
+	$(PYTHON) -m venv .venv
+	$(VENV)/pip -q --disable-pip-version-check install $(PY_TEST)
+	touch $@
+
+.PHONY: help demo check lint unit host metadata install clean apt-test

@@ -301,7 +301,6 @@ class Notifier:
             return
         self._landed(job)
         self._state[job] = _DONE
-        self._others.pop(job, None)
         self.finished.append(job)
 
     def _advance(self, job: int) -> None:

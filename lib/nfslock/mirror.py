@@ -35,6 +35,8 @@ class Mirror:
         #: Since when (monotonic seconds) a record we hold has been missing in statd's directory.
         self.absent: dict[str, float] = {}
         self._where: dict[str, set[str]] = {}
+        #: Clients whose records could not be written: tried again with every event and sweep.
+        self._unsaved: set[str] = set()
         self._seen: tuple[int, ...] | None = None
         self._sweeps = 0
 
@@ -49,7 +51,7 @@ class Mirror:
         seen = self.system.identity(f"{self.statd_dir}/sm")
         if seen is None:
             raise Error(f"{self.statd_dir}/sm is gone: no lock record can be kept")
-        if not full and seen == self._seen and not self.skipped:
+        if not full and seen == self._seen and not (self.skipped or self._unsaved):
             return 0
         self._seen = None
         if full:
@@ -95,7 +97,7 @@ class Mirror:
     def _reconcile(self, clients: Iterable[str]) -> int:
         now = self.system.monotonic()
         local: dict[str, bytes] = {}
-        for client in clients:
+        for client in self._unsaved.union(clients):
             names = self._where.get(client)
             if names:
                 lines = nsm.by_client(self.files[name] for name in sorted(names))
@@ -104,10 +106,9 @@ class Mirror:
             elif client in self.held:
                 self.absent.setdefault(client, now)
         new = plan.additions(local, self.held)
-        # Should the write fail, the next sweep must not take the directory for unchanged.
-        seen, self._seen = self._seen, None
+        self._unsaved = set(new)
         self.holding.put(new)
-        self._seen = seen
+        self._unsaved = set()
         self.held.update(new)
         return len(new)
 

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The library keeps its shape: who may import whom, what monitor may load, how long files are."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIBRARY = ROOT / "lib/nfslock"
+
+#: Each module may import from its own layer and those below it.
+LAYERS = [
+    {"errors", "params", "nsm", "rpc", "owner", "plan", "roster", "notify"},
+    {"system"},
+    {"holding", "statd", "kernel", "events", "notify_io", "resolver", "runtime"},
+    {"mirror", "announce", "supervise", "monitor", "deep", "actions"},
+    {"agent", "cli", "propagator", "__main__"},
+]
+PURE = LAYERS[0]
+#: What costs more at start-up than a whole monitor may (facts: measured imports).
+HEAVY = {"logging", "subprocess", "dataclasses", "typing", "pathlib", "psutil", "lxml", "asyncio",
+         "argparse", "re", "json", "socket", "ctypes", "enum"}
+
+
+def imports(name: str) -> set[str]:
+    """The modules of our own package that a module imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((LIBRARY / f"{name}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found.update([node.module.partition(".")[0]] if node.module else
+                         [alias.name for alias in node.names])
+    return found - {"_vendor", "__version__"}
+
+
+def layer(name: str) -> int:
+    return next(number for number, names in enumerate(LAYERS) if name in names)
+
+
+MODULES = sorted(path.stem for path in LIBRARY.glob("*.py") if path.stem != "__init__")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_its_layer_and_below(name: str) -> None:
+    above = {other for other in imports(name) if layer(other) > layer(name)}
+    assert not above
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_pure_modules_touch_no_operating_system(name: str) -> None:
+    tree = ast.parse((LIBRARY / f"{name}.py").read_text())
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
+               for alias in node.names}
+    assert not modules & {"os", "subprocess", "socket", "time", "shutil", "psutil"}
+
+
+@pytest.mark.parametrize("action", ["meta-data", "monitor"])
+def test_frequent_actions_load_nothing_heavy(action: str, tmp_path: Path) -> None:
+    run = tmp_path / "run.py"
+    run.write_text(
+        "import sys\n"
+        f"sys.argv = ['nfslock', {action!r}]\n"
+        f"sys.path.insert(0, {str(ROOT / 'lib')!r})\n"
+        "from nfslock import agent\n"
+        "try:\n    agent.main()\nexcept SystemExit as end:\n    code = end.code\n"
+        "print(code, *sorted(sys.modules), file=sys.stderr)\n")
+    environment = {**os.environ, "OCF_RESKEY_holding_dir": "/srv/x/locks", "OCF_RESKEY_ip":
+                   "192.0.2.1", "OCF_RESKEY_propagate_interval": "5s",
+                   "OCF_RESKEY_CRM_meta_timeout": "20000", "OCF_RESOURCE_INSTANCE": "unit-test"}
+    done = subprocess.run([sys.executable, "-I", "-S", str(run)], env=environment,
+                          capture_output=True, text=True, check=True)
+    code, *loaded = done.stderr.splitlines()[-1].split()
+    assert code == {"meta-data": "0", "monitor": "7"}[action]
+    assert not HEAVY & set(loaded)
+
+
+def test_modules_stay_readable() -> None:
+    long = {path.name: lines for path in LIBRARY.glob("*.py")
+            if (lines := len(path.read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for path in LIBRARY.rglob("*.py"):
+        text = path.read_text()
+        assert "SPDX-License-Identifier: GPL-2.0-or-later" in text[:200], path
+        assert ast.get_docstring(ast.parse(text)), path

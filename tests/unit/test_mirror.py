@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The mirror on a real file tree: additions at once, deletions late, rubbish never."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nfslock.holding import Holding
+from nfslock.mirror import Mirror
+from nfslock.owner import Owner
+from nfslock.system import System
+from tests.unit.records import line
+
+OLD = 1_000_000_000
+
+
+class Place:
+    """A statd directory and a claimed holding directory with a mirror between them."""
+
+    def __init__(self, root: Path) -> None:
+        self.sm = root / "nfs/sm"
+        self.sm.mkdir(parents=True)
+        (root / "locks").mkdir()
+        self.holding = Holding(System(), str(root / "locks"), "svc")
+        self.holding.claim(Owner("svc", "a", "b", 1, 3))
+        self.mirror = Mirror(System(), str(root / "nfs"), self.holding)
+
+    def held(self) -> "set[str]":
+        return set(self.holding.records()[0])
+
+    def monitor(self, client: str, my_name: str = "node", cookie: int = 1, file: str = "") -> None:
+        (self.sm / (file or client)).write_bytes(line(client, my_name, cookie))
+
+    def quieten(self) -> None:
+        """Let the directory's times lie well in the past."""
+        os.utime(self.sm, (OLD, OLD))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_a_sweep_copies_by_mon_name(place: Place) -> None:
+    place.monitor("10.0.0.1", file="client1.example.com")
+    assert place.mirror.sweep() == 1
+    assert place.held() == {"10.0.0.1"}
+    assert place.mirror.sweep() == 0
+
+
+def test_a_touched_file_is_copied(place: Place) -> None:
+    place.mirror.sweep()
+    place.monitor("10.0.0.1")
+    assert place.mirror.touch(["10.0.0.1"]) == 1
+    place.monitor("10.0.0.1", cookie=2)
+    assert place.mirror.touch(["10.0.0.1"]) == 1
+    assert place.holding.records()[0]["10.0.0.1"] == line("10.0.0.1", "node", 2)
+
+
+def test_lines_that_only_the_holding_directory_has_stay(place: Place) -> None:
+    place.monitor("10.0.0.1", "node-a")
+    place.mirror.sweep()
+    place.monitor("10.0.0.1", "node-b")
+    place.mirror.sweep()
+    assert place.holding.records()[0]["10.0.0.1"].count(b"\n") == 2
+
+
+def test_an_absent_record_stays_until_patience_is_over(place: Place) -> None:
+    place.monitor("10.0.0.1")
+    place.mirror.sweep()
+    (place.sm / "10.0.0.1").unlink()
+    place.mirror.sweep()
+    now = place.mirror.system.monotonic()
+    assert place.mirror.expire(10.0, None) == 0
+    assert place.mirror.expire(10.0, now - 100) == 0
+    place.mirror.absent["10.0.0.1"] = now - 11
+    assert place.mirror.expire(10.0, now - 5) == 0
+    assert place.mirror.expire(10.0, now - 100) == 1
+    assert place.held() == set()
+
+
+def test_a_record_that_comes_back_is_not_absent(place: Place) -> None:
+    place.monitor("10.0.0.1")
+    place.mirror.sweep()
+    (place.sm / "10.0.0.1").unlink()
+    place.mirror.touch(["10.0.0.1"])
+    assert set(place.mirror.absent) == {"10.0.0.1"}
+    place.monitor("10.0.0.1", cookie=9)
+    place.mirror.touch(["10.0.0.1"])
+    assert place.mirror.absent == {}
+
+
+def test_a_half_written_record_keeps_what_we_have(place: Place) -> None:
+    place.monitor("10.0.0.1")
+    place.mirror.sweep()
+    (place.sm / "10.0.0.1").write_bytes(b"0100007f 0001")
+    place.mirror.touch(["10.0.0.1"])
+    assert place.held() == {"10.0.0.1"}
+    assert place.mirror.skipped == {"10.0.0.1"}
+    place.monitor("10.0.0.1", cookie=3)
+    place.mirror.touch(["10.0.0.1"])
+    assert place.mirror.skipped == set()
+
+
+def test_a_quiet_directory_is_not_read_again_but_a_changed_one_is(place: Place) -> None:
+    place.monitor("10.0.0.1")
+    place.quieten()
+    place.mirror.sweep(watched=True)
+    place.monitor("10.0.0.2")
+    place.quieten()  # as if nothing had happened: only its identity could tell
+    ctime_changed = place.mirror.sweep(watched=True)
+    assert ctime_changed == 1
+    assert place.held() == {"10.0.0.1", "10.0.0.2"}
+
+
+def test_a_failed_write_is_made_good_by_the_next_sweep(place: Place) -> None:
+    place.quieten()
+    place.mirror.sweep(watched=True)
+    place.monitor("10.0.0.1")
+    os.rename(f"{place.holding.path}/sm", f"{place.holding.path}/away")
+    with pytest.raises(Exception, match="cannot write 10.0.0.1"):
+        place.mirror.touch(["10.0.0.1"])
+    os.rename(f"{place.holding.path}/away", f"{place.holding.path}/sm")
+    place.quieten()
+    assert place.mirror.sweep(watched=True) == 1
+    assert place.held() == {"10.0.0.1"}
+
+
+def test_a_missing_statd_directory_is_an_error_and_no_deletion(place: Place) -> None:
+    place.monitor("10.0.0.1")
+    place.mirror.sweep()
+    os.rename(place.sm, f"{place.sm}.away")
+    with pytest.raises(Exception, match="is gone"):
+        place.mirror.sweep()
+    assert place.held() == {"10.0.0.1"}
+    assert place.mirror.absent == {}

@@ -5,6 +5,7 @@
     HOLDING/sm/CLIENT    monitor records as statd writes them, named by mon_name
     HOLDING/state        the service's NSM state number (native int, odd, only grows)
     HOLDING/notify/CLIENT  clients that are still to be notified
+    HOLDING/connections  TCP connections of the clients, to be tickled after a takeover
 
 An addition is durable before it is acknowledged. Every write after the claim first makes sure
 that the claim still stands (`check_owner`); it raises errors.Fenced when a newer one was made.
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 DIRECTORIES = ("sm", "notify")
-_OURS = frozenset(("owner.json", "state", *DIRECTORIES))
+_OURS = frozenset(("owner.json", "state", "connections", *DIRECTORIES))
 #: A filesystem keeps these in its root for itself.
 _HARMLESS = frozenset(("lost+found", ".snapshot", ".snapshots"))
 #: Filesystems that do not outlive their node (statfs(2) names in mountinfo).

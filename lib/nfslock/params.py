@@ -184,6 +184,13 @@ PARAMETERS = (
         "each address. By default the name that /etc/hosts has for the address, if any.",
         parse_names,
     ),
+    Parameter(
+        "tickle", "boolean", "yes", "Wake the clients' old TCP connections after a takeover",
+        "yes: the clients' connections are recorded, and after a takeover each is sent a bare "
+        "segment, so that the client notices at once that its server has changed and connects "
+        "anew, instead of after the pauses of TCP's retransmissions.",
+        parse_bool,
+    ),
 )
 
 
@@ -191,7 +198,7 @@ class Config:
     """The parsed parameters of one resource; read-only once made by parse()."""
 
     __slots__ = ("holding_dir", "ip", "lock_migration", "nfs_versions", "notify_names",
-                 "notify_timeout", "propagate_interval", "statd_dir")
+                 "notify_timeout", "propagate_interval", "statd_dir", "tickle")
 
     holding_dir: str
     propagate_interval: float
@@ -201,6 +208,7 @@ class Config:
     statd_dir: str | None
     notify_timeout: float
     notify_names: tuple[str, ...]
+    tickle: bool
 
 
 #: What a parameter that has neither a value nor a default is parsed to.

@@ -22,6 +22,7 @@ from .mirror import Mirror
 from .owner import Owner
 from .runtime import Runtime
 from .system import System
+from .tickle_io import Tickler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Propagator:
         self._watch()
         self.announcement = Announcement(system, self.config, self.holding, self.wake)
         self.announcement.addresses_changed(self.addresses.current())
+        self.tickler = Tickler(
+            system, self.holding, self.config.ip if self.config.tickle else ())
         self._instance: tuple[int, int] | None = None
         self._senders: set[int] = set()
         self._next_sweep = self._last_sweep = system.monotonic()
@@ -133,6 +136,7 @@ class Propagator:
             self.mirror.expire(
                 plan.patience(self.config.propagate_interval), self.announcement.ready_since)
             self.announcement.flush()
+            self.tickler.record(self.announcement.ready_since)
 
         if self._guarded(work):
             self.problem = ""
@@ -177,6 +181,7 @@ class Propagator:
             return supervise.FINAL
         finally:
             self.announcement.close()
+            self.tickler.close()
         return 0
 
     def _round(self) -> None:
@@ -186,8 +191,9 @@ class Propagator:
                 raise _Orphaned
             self._sweep(now)
             self._stale = True
-        pause: list[float | None] = [None]
-        self._guarded(lambda: pause.__setitem__(0, self.announcement.tick(now)))
+        pause: list[float | None] = []
+        self._guarded(lambda: pause.append(self.announcement.tick(now)))
+        pause.append(self.tickler.tick(now, self.announcement.ready_since))
         self._follow_senders()
         now = self.system.monotonic()
         if self._stale and now >= self._next_status:

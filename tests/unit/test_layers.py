@@ -14,9 +14,9 @@ LIBRARY = ROOT / "lib/nfslock"
 
 #: Each module may import from its own layer and those below it.
 LAYERS = [
-    {"errors", "params", "nsm", "rpc", "owner", "plan", "roster", "notify"},
+    {"errors", "params", "nsm", "rpc", "owner", "plan", "roster", "notify", "tickle"},
     {"system"},
-    {"holding", "statd", "kernel", "events", "notify_io", "resolver", "runtime"},
+    {"holding", "statd", "kernel", "events", "notify_io", "resolver", "runtime", "tickle_io"},
     {"mirror", "announce", "supervise", "monitor", "deep", "actions"},
     {"agent", "cli", "propagator", "__main__"},
 ]

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Records the service's TCP connections beside its lock records; tickles them after a takeover.
+
+Never needed for safety: a lost record or segment costs one client some seconds, so nothing here
+is fsynced and no failure here fails anything. Nobody is ever sent a segment who was not recorded
+as a peer.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from . import errors, rpc, tickle
+from ._vendor import ocf
+from .holding import Holding
+from .kernel import port_of
+from .params import address_family
+from .system import System
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: When each connection is tickled, in seconds after the service stands.
+_TIMES = (0.0, 0.3, 1.0, 2.5)
+#: Segments sent at once, and seconds until the next lot: no burst that a switch would drop.
+_LOT, _PAUSE = 200, 0.01
+#: Ports of nfsd and rpcbind; those of the others are asked of rpcbind.
+_FIXED_PORTS = (2049, rpc.PORTMAP_PORT)
+_PROGRAMS = ((rpc.NLM, 4), (rpc.MOUNTD, 3), (rpc.STATD, 1))
+
+
+class Tickler:
+    """The connections of one service: recorded while it stands, tickled when it has moved here."""
+
+    def __init__(self, system: System, holding: Holding, addresses: Sequence[str]) -> None:
+        self.system, self.holding, self.addresses = system, holding, frozenset(addresses)
+        self._file = f"{holding.path}/connections"
+        self._written = self._read()
+        #: What the last owner had, each round of it still to be tickled.
+        self.targets = sorted(
+            c for c in tickle.decode(self._written) if c[0] in self.addresses)
+        self._rounds = list(_TIMES) if self.targets else []
+        self._lot = 0
+        self.sent = 0
+        self._sockets: dict[str, socket.socket] = {}
+
+    def _read(self) -> bytes:
+        try:
+            return self.system.read(self._file, 1 << 22)
+        except (OSError, ValueError):
+            return b""
+
+    def tick(self, now: float, ready_since: float | None) -> float | None:
+        """Send what is due; returns in how many seconds to come again (None: nothing to do)."""
+        if ready_since is None or not self._rounds:
+            return None
+        due = ready_since + self._rounds[0] - now
+        if due > 0:
+            return due
+        for connection in self.targets[self._lot : self._lot + _LOT]:
+            self._send(connection)
+        self._lot += _LOT
+        if self._lot < len(self.targets):
+            return _PAUSE
+        self._lot = 0
+        del self._rounds[0]
+        if not self._rounds:
+            ocf.logger.info("%d connections of the last owner tickled", len(self.targets))
+            self.close()
+            return None
+        return max(0.0, ready_since + self._rounds[0] - now)
+
+    def _send(self, connection: tickle.Connection) -> None:
+        address, _, peer, _ = connection
+        try:
+            if address not in self._sockets:
+                self._sockets[address] = self._open(address)
+            self._sockets[address].sendto(tickle.segment(connection), (peer, 0))
+            self.sent += 1
+        except OSError as error:
+            ocf.logger.debug("cannot tickle %s from %s: %s", peer, address, error.strerror)
+
+    @staticmethod
+    def _open(address: str) -> socket.socket:
+        sock = socket.socket(address_family(address), socket.SOCK_RAW, socket.IPPROTO_TCP)
+        # The kernel hands every TCP segment of the node to a raw socket: keep none of them.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+        sock.setblocking(False)
+        sock.bind((address, 0))
+        return sock
+
+    def record(self, ready_since: float | None) -> None:
+        """Write down the established connections, if they have changed; not before all is sent."""
+        if ready_since is None or self._rounds or not self.addresses:
+            return
+        ports = {*_FIXED_PORTS}
+        address = sorted(self.addresses)[0]
+        ports.update(port_of(address, program, version, True) for program, version in _PROGRAMS)
+        found: set[tickle.Connection] = set()
+        for table in ("tcp", "tcp6"):
+            try:
+                text = self.system.read(f"{self.system.proc}/net/{table}", 1 << 26).decode()
+            except (OSError, ValueError):
+                continue
+            found |= tickle.established(text, self.addresses, ports)
+        data = tickle.encode(found)
+        if data != self._written:
+            try:
+                self.holding.check_owner()
+                self.system.write(self.holding.path, {"connections": data}, durable=False)
+                self._written = data
+            except errors.Fenced:
+                raise
+            except errors.Error as error:
+                ocf.logger.debug("connections are not recorded: %s", error)
+
+    def close(self) -> None:
+        """Give the raw sockets back."""
+        for sock in self._sockets.values():
+            sock.close()
+        self._sockets = {}

@@ -9,7 +9,6 @@ import pytest
 from nfslock import tickle
 
 
-
 def shown(address: str, port: int) -> str:
     """An end of a connection as the kernel prints it: words of the machine's own byte order."""
     raw = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The set of machines: brought up, saved and restored together, and gone when the run is.
+
+A saved state holds every machine's memory, its overlay disk and the shared disk, taken while all of
+them stand still: TCP connections, locks and cluster membership go on after a restore.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Callable
+
+from ..wait import wait_until
+from . import processes
+from .images import CACHE, image
+from .layout import HOSTS, ROLES, SHARED_DEVICE, SHARED_MIB
+from .machine import Machine
+from .switch import Switch
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file and keep its holes."""
+    subprocess.run(
+        ["cp", "--reflink=auto", "--sparse=always", str(source), str(target)], check=True
+    )
+
+
+class Rig:
+    """All machines of one suite, in a scratch folder that goes with the process."""
+
+    def __init__(self, suite: str) -> None:
+        self.image = image(suite)
+        self.suite = suite
+        self.folder = processes.scratch(CACHE / "run" / str(os.getpid()))
+        self.states = self.folder / "states"
+        self.states.mkdir()
+        self.switch = Switch()
+        self.shared = self.folder / "shared.raw"
+        self.machines = {
+            role.name: Machine(
+                role, self.image, self.folder / role.name, self.switch,
+                self.shared if role.shared_disk else None,
+            )
+            for role in ROLES
+        }  # fmt: skip
+        self.unfenceable: set[str] = set()
+        self.fenced: list[str] = []
+        self._fencing = threading.Lock()
+        for machine in self.machines.values():
+            machine.on_fence = self._fence
+
+    def __getitem__(self, name: str) -> Machine:
+        return self.machines[name]
+
+    def boot(self, names: Iterable[str] | None = None) -> None:
+        """Switch machines on, together, with an empty shared disk, and give them their names."""
+        with open(self.shared, "wb") as file:
+            file.truncate(SHARED_MIB << 20)
+        machines = [self.machines[name] for name in names or self.machines]
+        for machine in machines:
+            machine.boot(wait=False)
+        for machine in machines:
+            machine.wait_booted()
+            machine.write("/etc/hosts", HOSTS)
+
+    def format_shared(self) -> None:
+        """An empty ext4 on the shared disk, made by the first node."""
+        self.machines["node-a"].run(f"mkfs.ext4 -q -F -E nodiscard {SHARED_DEVICE} && sync")
+
+    # -- saved states
+
+    def state(self, name: str, make: Callable[[], None], *inputs: str) -> None:
+        """Be in a state that does not depend on the product, and that later runs may use too.
+
+        It is kept in the cache under a hash of the image, of what this package makes of it and of
+        `inputs`; `make` brings it about when there is none.
+        """
+        digest = hashlib.sha256("\0".join([str(self.image.folder.name), *inputs]).encode())
+        for module in ("layout", "machine", "rig"):
+            digest.update((Path(__file__).parent / f"{module}.py").read_bytes())
+        folder = CACHE / "states" / f"{self.suite}-{name}-{digest.hexdigest()[:12]}"
+        if not (folder / "complete").exists():
+            for old in folder.parent.glob(f"{self.suite}-{name}-*"):
+                shutil.rmtree(old, ignore_errors=True)
+            make()
+            work = folder.with_name(f"{folder.name}.{os.getpid()}")
+            self._save(work)
+            if not folder.exists():
+                work.rename(folder)
+            shutil.rmtree(work, ignore_errors=True)
+        self._restore(folder)
+
+    def has(self, state: str) -> bool:
+        return (self.states / state / "complete").exists()
+
+    def save(self, state: str) -> None:
+        """Save every running machine under a name for this run; the machines go on afterwards."""
+        self._save(self.states / state)
+
+    def restore(self, state: str) -> None:
+        """End what runs and bring back a saved state; machines that it does not hold stay off."""
+        assert self.has(state), f"no saved state {state}"
+        self._restore(self.states / state)
+
+    def _save(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        running = [machine for machine in self.machines.values() if machine.alive]
+        for machine in running:
+            machine.monitor.command("stop")
+        for machine in running:
+            machine.monitor.command("migrate-set-parameters", **{"max-bandwidth": 1 << 34})
+            memory = folder / f"{machine.name}.memory"
+            machine.monitor.command("migrate", uri=f"exec:cat > {memory}")
+        for machine in running:
+            wait_until(
+                lambda m=machine: _migration(m) not in ("setup", "active", "device", "none"),  # type: ignore[misc]
+                f"{machine.name}: saved", 120,
+            )  # fmt: skip
+            assert _migration(machine) == "completed", f"{machine.name}: {_migration(machine)}"
+            copy(machine.overlay, folder / f"{machine.name}.qcow2")
+        copy(self.shared, folder / "shared.raw")
+        (folder / "complete").touch()
+        for machine in running:
+            machine.monitor.command("cont")
+
+    def _restore(self, folder: Path) -> None:
+        self.crash_all()
+        self.switch.forget()
+        self.unfenceable.clear()
+        self.fenced.clear()
+        copy(folder / "shared.raw", self.shared)
+        saved = []
+        for machine in self.machines.values():
+            machine.overlay.unlink(missing_ok=True)
+            for name in ("console.log", "journal.log"):
+                (machine.folder / name).unlink(missing_ok=True)
+            if (folder / f"{machine.name}.qcow2").exists():
+                copy(folder / f"{machine.name}.qcow2", machine.overlay)
+                saved.append(machine)
+        for machine in saved:
+            memory = folder / f"{machine.name}.memory"
+            machine.power_on(["-S", "-incoming", f"exec:cat {memory}"])
+        for machine in saved:
+            wait_until(
+                lambda m=machine: m.monitor.command("query-status")["status"]  # type: ignore[misc]
+                not in ("inmigrate",), f"{machine.name}: restored", 120,
+            )  # fmt: skip
+        for machine in saved:
+            machine.monitor.command("cont")
+
+    # -- endings
+
+    def _fence(self, request: str) -> str:
+        """What the fence agent on a node asked for: end the other machine, or say why not."""
+        action, _, name = request.partition(" ")
+        machine = self.machines.get(name)
+        if action == "list":
+            return "ok"
+        if machine is None:
+            return "error no such machine"
+        if action == "status":
+            return "on" if machine.alive else "off"
+        if action == "on":
+            return "ok"
+        with self._fencing:
+            if name in self.unfenceable:
+                return "error refused"
+            machine.crash()
+            self.fenced.append(name)
+        return "ok"
+
+    def crash_all(self) -> None:
+        for machine in self.machines.values():
+            machine.crash()
+
+    def close(self) -> None:
+        """End every machine and remove the scratch folder."""
+        self.crash_all()
+        self.switch.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _migration(machine: Machine) -> str:
+    status: str = machine.monitor.command("query-migrate").get("status", "none")
+    return status

@@ -17,7 +17,7 @@ APT_TEST = $(APT_RUN) python3-venv python3-lxml nfs-common nfs-kernel-server rpc
 PY_TEST  = pytest hypothesis lxml psutil mypy ruff lxml-stubs types-psutil
 
 VENV     = .venv/bin
-SOURCES  = lib agents agents/nfslock tests
+SOURCES  = lib agents agents/nfslock doc tests
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,9 @@ install: ## install agent, library and command (DESTDIR=, OCF_ROOT=)
 	install -m 0644 lib/nfslock/_vendor/*.py $(LIBDIR)/nfslock/_vendor
 	chmod 0755 $(LIBDIR)/nfslock/__main__.py
 	ln -sfr $(LIBDIR)/nfslock/__main__.py $(DESTDIR)$(SBINDIR)/nfslock
+	install -d $(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8
+	doc/manpage.py > $(DESTDIR)$(MANDIR)/man7/ocf_flm_nfslock.7
+	install -m 0644 doc/nfslock.8 $(DESTDIR)$(MANDIR)/man8
 	$(PYTHON) -m compileall -q $(LIBDIR)/nfslock
 
 clean: ## remove what the other targets made

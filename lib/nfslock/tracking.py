@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which form this node's nfsd keeps its NFSv4 recovery records in, and one way to all three.
+
+At each start nfsd takes the first that works (fs/nfsd/nfs4recover.c): nfsdcld if it has the pipe
+open within a second, the usermode helper nfsdcltrack, its own directory. The last two are compiled
+out of newer kernels. Our resource starts before nfsd, so what counts is what *will* be there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from . import nfsconf
+from .errors import ConfigError, MissingError
+from .system import System
+from .tracking_directory import Directory
+from .tracking_nfsdcld import Nfsdcld
+from .tracking_nfsdcltrack import Nfsdcltrack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Protocol
+
+    from .recovery import Clients
+
+    class Store(Protocol):
+        """Recovery records in one place. `directory` is what to watch for changes."""
+
+        kind: str
+        directory: str
+        path: str
+
+        def read(self) -> Clients | None:
+            """All who could reclaim from an nfsd that starts now; None without a store."""
+
+        def follow(self) -> tuple[Clients, list[bytes]] | None:
+            """(new or changed, gone) since the last call; None when nothing moved."""
+
+        def replace(self, clients: Mapping[bytes, bytes]) -> None:
+            """Let these and nobody else reclaim from the nfsd that starts next. Durable."""
+
+        def change(self, add: Mapping[bytes, bytes], drop: Iterable[bytes] = ()) -> None:
+            """Add clients and take others out. Durable."""
+
+
+KINDS = ("nfsdcld", "nfsdcltrack", "v4recovery")
+_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
+_HELPER = "/sys/module/nfsd/parameters/cltrack_prog"
+_UNIT = "nfsdcld.service"
+_STATE = "/var/lib/nfs"
+
+
+def find(system: System, wanted: str = "auto") -> Store:
+    """The store that nfsd uses, or will use, on this node. MissingError when there is none."""
+    kind = wanted if wanted != "auto" else _detect(system)
+    if kind == "nfsdcld":
+        running = daemon(system)
+        place = running[1] if running else (
+            nfsconf.setting(system, "nfsdcld", "storagedir") or f"{_STATE}/nfsdcld")
+        return Nfsdcld(system, place, live=running is not None)
+    if kind == "nfsdcltrack":
+        return Nfsdcltrack(
+            system, nfsconf.setting(system, "nfsdcltrack", "storagedir") or f"{_STATE}/nfsdcltrack")
+    if kind == "v4recovery":
+        return Directory(system, _kernel_directory(system) or f"{_STATE}/v4recovery")
+    raise ConfigError(f"v4_tracking={wanted}: use auto or one of {', '.join(KINDS)}")
+
+
+def _detect(system: System) -> str:
+    if daemon(system) is not None or _will_start(system):
+        return "nfsdcld"
+    legacy = _has_legacy(system)
+    if legacy and _helper(system):
+        return "nfsdcltrack"
+    if legacy and (_kernel_directory(system)
+                   or os.path.isdir(system.path(f"{_STATE}/v4recovery"))):
+        return "v4recovery"
+    raise MissingError(
+        "nothing keeps NFSv4 recovery records on this node: nfsdcld is not installed or masked"
+        + ("" if legacy else " and this kernel has no other way")
+        + "; install it (nfs-kernel-server, nfs-utils) and unmask nfsdcld.service")
+
+
+def _will_start(system: System) -> bool:
+    """Whether nfsdcld comes up with nfsd: its program is there and its unit is not masked."""
+    if shutil.which("nfsdcld", path=_PATH) is None:
+        return False
+    if not os.path.isdir(system.path("/run/systemd/system")):
+        # Somebody else starts it: having been used before is the best sign, no rival the second.
+        used = system.identity(f"{_STATE}/nfsdcld/main.sqlite")
+        rival = system.identity(f"{_STATE}/nfsdcltrack/main.sqlite")
+        return bool(used and used[2]) or not (rival and rival[2] and _helper(system))
+    _, out = system.run("systemctl", "show", "--value", "-p", "LoadState", _UNIT)
+    return out == "loaded"
+
+
+def _helper(system: System) -> bool:
+    """Whether the kernel can run nfsdcltrack (it blanks the name after a failure)."""
+    try:
+        program = system.read(_HELPER).decode().strip()
+    except (OSError, ValueError):
+        program = "/sbin/nfsdcltrack"  # nfsd.ko's own default; the module is not loaded yet
+    return bool(program) and shutil.which(os.path.basename(program), path=_PATH) is not None
+
+
+def _has_legacy(system: System) -> bool:
+    """Whether this kernel knows the older forms (CONFIG_NFSD_LEGACY_CLIENT_TRACKING)."""
+    nfsd = f"{system.proc}/fs/nfsd"
+    return system.identity(f"{nfsd}/threads") is None or (
+        system.identity(f"{nfsd}/nfsv4recoverydir") is not None)
+
+
+def _kernel_directory(system: System) -> str | None:
+    try:
+        return system.read(f"{system.proc}/fs/nfsd/nfsv4recoverydir").decode().strip() or None
+    except (OSError, ValueError):
+        return None
+
+
+def daemon(system: System) -> tuple[int, str] | None:
+    """(pid, storage directory) of the nfsdcld of this network namespace; None when none runs."""
+    import psutil
+
+    own = os.stat(f"{system.proc}/self/ns/net")
+    for process in psutil.process_iter():
+        try:
+            if process.name() != "nfsdcld" or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            net = os.stat(f"{system.proc}/{process.pid}/ns/net")
+            if (net.st_dev, net.st_ino) == (own.st_dev, own.st_ino):
+                place = _storage(process.cmdline()[1:])
+                return process.pid, place or nfsconf.setting(
+                    system, "nfsdcld", "storagedir") or f"{_STATE}/nfsdcld"
+        except (psutil.Error, OSError):
+            continue
+    return None
+
+
+def _storage(arguments: list[str]) -> str | None:
+    """What -s or --storagedir says, in each of getopt_long(3)'s spellings."""
+    for number, argument in enumerate(arguments):
+        if argument in ("-s", "--storagedir"):
+            return arguments[number + 1] if number + 1 < len(arguments) else None
+        if argument.startswith("--storagedir="):
+            return argument.partition("=")[2]
+        if argument.startswith("-s"):
+            return argument[2:]
+    return None
+
+
+def in_use(system: System) -> str | None:
+    """The form that the running nfsd took: nfsdcld, or "legacy"; None when nobody can tell.
+
+    nfsd makes the pipe `nfsd/cld` in rpc_pipefs while it uses nfsdcld, and only then. When nfsdcld
+    was too slow, nfsd says nothing and goes on with the node's own directory.
+    """
+    try:
+        if int(system.read(f"{system.proc}/fs/nfsd/threads").split()[0]) < 1:
+            return None
+        mounts = system.read(f"{system.proc}/self/mountinfo", 1 << 22).decode().splitlines()
+    except (OSError, ValueError, IndexError):
+        return None
+    for line in mounts:
+        fields = line.split(" ")
+        if fields[fields.index("-") + 1] == "rpc_pipefs":
+            return "nfsdcld" if system.identity(f"{fields[4]}/nfsd/cld") else "legacy"
+    return None

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""nfsdcld's database: schemas 1 to 4, epochs, beside the daemon or without it.
+
+nfs-utils utils/nfsdcld/sqlite.c. `grace` holds two epochs: `current`, whose table `rec-%016x` takes
+new clients, and `recovery`, whose table says who may reclaim (0: not in grace). When nfsd starts,
+current becomes recovery; when it restarts within its grace period, recovery stays and *current is
+emptied*: what a restart shall find therefore goes into recovery if there is one. The daemon reads
+the epochs at its own start only, so nobody else may change them, or create or drop tables, while it
+runs; rows may come and go.
+
+The same code keeps the copy in the holding directory, which nfsdclddb can print.
+"""
+
+from __future__ import annotations
+
+from . import recovery, tracking_sqlite
+from .errors import Error, NodeError
+from .system import System
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Mapping
+
+    from .recovery import Clients
+
+#: The newest schema known here (CLD_SQLITE_LATEST_SCHEMA_VERSION).
+SCHEMA = 4
+_EPOCH = (1 << 64) - 1
+_COLUMNS = ("id", "princhash")
+
+
+class Nfsdcld:
+    """The database of one nfsdcld, or our copy in its form."""
+
+    kind = "nfsdcld"
+
+    def __init__(self, system: System, directory: str, live: bool = False) -> None:
+        self.system, self.directory = system, directory
+        #: Whether the daemon works on it now.
+        self.live = live
+        self.path = f"{directory}/main.sqlite"
+        self._token: object = None
+        self._rows: Clients = {}
+        self._view: object = None
+        self._ends: dict[str, tuple[int, int, object]] = {}
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def read(self) -> Clients | None:
+        """All who could reclaim from an nfsd that starts now; None without a database.
+
+        That is recovery and current together: who has come back, and who still may.
+        """
+        if tracking_sqlite.token(self.system, self.path) is None:
+            return None
+        return tracking_sqlite.transaction(self.system, self.path, self._read)
+
+    def _read(self, connection: sqlite3.Connection) -> Clients:
+        version = self._version(connection)
+        if not version:
+            return {}
+        return recovery.union(*(
+            _rows(connection, table) for table in _tables(connection, version)))
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        try:
+            version = tracking_sqlite.version(connection)
+        except ValueError as error:
+            raise Error(f"{self.path} {error}: move it away if nothing else uses it") from None
+        if version > SCHEMA:
+            raise NodeError(
+                f"{self.path} has schema version {version}, newer than {SCHEMA}, the newest that "
+                "this release of nfslock knows: it is left untouched; update nfslock")
+        return version
+
+    # -- following -------------------------------------------------------------------------
+
+    def follow(self) -> tuple[Clients, list[bytes]] | None:
+        """(new or changed clients, ids gone) since the last call; None when nothing moved.
+
+        The first call reports everything as new. A database that was replaced, or whose epochs went
+        back, starts a new history: nothing counts as gone. With 100,000 clients one more costs a
+        millisecond: rows only get larger rowids, so the tail and the count tell (all rows are read
+        when they do not add up).
+        """
+        seen = tracking_sqlite.token(self.system, self.path)
+        if seen is None or seen == self._token:
+            return None
+        change = tracking_sqlite.transaction(self.system, self.path, self._follow)
+        self._token = seen
+        return change
+
+    def _follow(self, connection: sqlite3.Connection) -> tuple[Clients, list[bytes]]:
+        version = self._version(connection)
+        names = _tables(connection, version) if version else []
+        status = self.system.status(self.path)
+        epoch = _epochs(connection)[0] if version > 2 else 0
+        view = (status.st_ino if status else 0, version, epoch, tuple(names))
+        if view == self._view:
+            fresh = self._tails(connection, names)
+            if fresh is not None:
+                self._rows.update(fresh)
+                return fresh, []
+        before = self._view
+        rows = recovery.union(*(_rows(connection, name) for name in names))
+        self._ends = {name: _end(connection, name) for name in names}
+        changed, gone = recovery.difference(self._rows, rows)
+        self._rows, self._view = rows, view
+        if isinstance(before, tuple) and (before[0] != view[0] or before[2] > epoch):
+            gone = []
+        return changed, gone
+
+    def _tails(self, connection: sqlite3.Connection, names: Iterable[str]) -> Clients | None:
+        """The new rows, when nothing but new rows can have made the difference; None otherwise."""
+        fresh: Clients = {}
+        ends = {}
+        for name in names:
+            count, last, owner = self._ends[name]
+            ends[name] = _end(connection, name)
+            if last:
+                row = connection.execute(
+                    f'SELECT id FROM "{name}" WHERE rowid = ?', (last,)).fetchone()
+                if row is None or row[0] != owner:
+                    return None
+            tail = _rows(connection, name, last)
+            new = connection.execute(
+                f'SELECT count(*) FROM "{name}" WHERE rowid > ?', (last,)).fetchone()[0]
+            if ends[name][0] != count + new:
+                return None
+            fresh.update(tail)
+        self._ends = ends
+        return fresh
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def replace(self, clients: Mapping[bytes, bytes]) -> None:
+        """Let these and nobody else reclaim from the nfsd that starts next. Durable."""
+        def work(connection: sqlite3.Connection) -> None:
+            version = self._prepared(connection)
+            held: Clients = {}
+            for table in _tables(connection, version):
+                held.update(_rows(connection, table))
+            unwanted = [o for o in (*held, recovery.PLACEHOLDER) if o not in clients]
+            _apply(connection, version, clients, unwanted)
+            if version > 2:
+                # With 1, a restarted nfsdcld would empty the table to import nfsdcltrack's.
+                connection.execute(
+                    "INSERT OR REPLACE INTO parameters VALUES ('first_time', '0')")
+
+        self._write(work)
+
+    def change(self, add: Mapping[bytes, bytes], drop: Iterable[bytes] = ()) -> None:
+        """Add or replace clients and take others out, in one durable transaction."""
+        self._write(lambda connection: _apply(
+            connection, self._prepared(connection), add, list(drop)))
+
+    def _write(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        missing = tracking_sqlite.token(self.system, self.path) is None
+        if missing and self.live:
+            raise Error(
+                f"{self.path} is missing or empty although nfsdcld runs: restart nfsdcld")
+        if missing:
+            self.system.make_directory(self.directory)
+        tracking_sqlite.transaction(self.system, self.path, work, write=True, create=missing)
+
+    def _prepared(self, connection: sqlite3.Connection) -> int:
+        """The schema version, of a new database if there was none."""
+        version = self._version(connection)
+        if version:
+            if version > 2 and not self.live:
+                for epoch in filter(None, _epochs(connection)):
+                    if _table(connection, epoch) is None:
+                        _create(connection, epoch)
+            return version
+        connection.execute("CREATE TABLE parameters (key TEXT PRIMARY KEY, value TEXT)")
+        connection.execute("CREATE TABLE grace (current INTEGER , recovery INTEGER)")
+        connection.execute("INSERT INTO grace VALUES (1, 0)")
+        connection.execute(
+            "INSERT INTO parameters VALUES ('version', ?), ('first_time', '0')", (str(SCHEMA),))
+        _create(connection, 1)
+        return SCHEMA
+
+
+def _create(connection: sqlite3.Connection, epoch: int) -> None:
+    connection.execute(
+        f'CREATE TABLE "rec-{epoch:016x}" (id BLOB PRIMARY KEY, princhash BLOB)')
+
+
+def _epochs(connection: sqlite3.Connection) -> tuple[int, int]:
+    """(current, recovery); SQLite stores the 64 bits as a signed number."""
+    row = connection.execute("SELECT current, recovery FROM grace").fetchone()
+    if row is None:
+        return 0, 0
+    return int(row[0]) & _EPOCH, int(row[1]) & _EPOCH
+
+
+def _table(connection: sqlite3.Connection, epoch: int) -> str | None:
+    """The epoch's table: nfs-utils 2.4.1 did not pad its name, later ones rename it at start."""
+    known = tracking_sqlite.tables(connection)
+    for name in (f"rec-{epoch:016x}", f"rec-{epoch:x}"):
+        if name in known:
+            return name
+    return None
+
+
+def _tables(connection: sqlite3.Connection, version: int) -> list[str]:
+    """Where clients stand; the one that the next start of nfsd reads comes first."""
+    if version <= 2:
+        return ["clients"]
+    current, recover = _epochs(connection)
+    found = [_table(connection, epoch) for epoch in (recover, current) if epoch]
+    return [name for name in found if name is not None]
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> tuple[str, ...]:
+    return tuple(n for n in tracking_sqlite.columns(connection, table) if n in _COLUMNS)
+
+
+def _rows(connection: sqlite3.Connection, table: str, after: int = 0) -> Clients:
+    """The usable rows of one table, from a rowid on."""
+    principal = "princhash" if "princhash" in _columns(connection, table) else "NULL"
+    rows = connection.execute(
+        f'SELECT id, {principal} FROM "{table}" WHERE rowid > ?', (after,))
+    return {owner: principal or b"" for owner, principal in rows
+            if recovery.usable(owner, principal or b"") and owner != recovery.PLACEHOLDER}
+
+
+def _end(connection: sqlite3.Connection, table: str) -> tuple[int, int, object]:
+    """How many rows there are, and the last one's rowid and id."""
+    count = connection.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0]
+    row = connection.execute(
+        f'SELECT rowid, id FROM "{table}" ORDER BY rowid DESC LIMIT 1').fetchone()
+    return (count, *(row or (0, None)))
+
+
+def _apply(
+    connection: sqlite3.Connection, version: int, add: Mapping[bytes, bytes], drop: list[bytes]
+) -> None:
+    names = _tables(connection, version)
+    if not names:
+        raise Error("the epoch of the database has no table: run `nfsdclddb fix-table-names`")
+    for name in names:
+        connection.executemany(f'DELETE FROM "{name}" WHERE id = ?', ((owner,) for owner in drop))
+    target = names[0]
+    known = _rows(connection, target) if len(add) > 100 else {}
+    rows = [(owner, principal or None) for owner, principal in add.items()
+            if recovery.usable(owner, principal) and known.get(owner) != principal]
+    if "princhash" in _columns(connection, target):
+        connection.executemany(
+            f'INSERT OR REPLACE INTO "{target}" (id, princhash) VALUES (?, ?)', rows)
+    else:
+        connection.executemany(
+            f'INSERT OR REPLACE INTO "{target}" (id) VALUES (?)', ((row[0],) for row in rows))
+

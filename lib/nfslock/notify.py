@@ -172,7 +172,8 @@ class Notifier:
         ready = self._urgent or self._retry or self._fresh < len(self._state)
         if ready and self.in_flight < self.window:
             return now
-        times = [queue[0][0] for queue in (self._flights, self._sleeping) if queue]
+        times = [self._flights[0][0]] if self.in_flight else []
+        times += [self._sleeping[0][0]] if self._sleeping else []
         return max(now, min(times)) if times else None
 
     def _next(self) -> int | None:

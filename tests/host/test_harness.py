@@ -10,8 +10,8 @@ import sys
 
 import psutil
 import pytest
-from nfslock import rpc
 
+from nfslock import rpc
 from tests.support.machine import CHECKOUT, World
 from tests.support.service import MOUNT_POINT, VIP, Cluster, ip_of
 from tests.support.wait import wait_until
@@ -31,6 +31,14 @@ sys.stdin.read()
 """
 
 
+def runs(process: psutil.Process) -> bool:
+    """Return whether the process has not ended; a zombie has."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_nothing_survives_a_killed_runner() -> None:
     code = ORPHAN.format(checkout=str(CHECKOUT))
     argv = [sys.executable, "-c", code]
@@ -42,8 +50,7 @@ def test_nothing_survives_a_killed_runner() -> None:
     assert os.path.exists(f"/sys/block/{loop}/loop/backing_file")
     runner.kill()
     runner.communicate()
-    psutil.wait_procs(inside, timeout=10)
-    assert not [process for process in inside if process.is_running()]
+    wait_until(lambda: not any(runs(process) for process in inside), "every process ended")
     wait_until(lambda: not os.path.exists(f"/sys/block/{loop}/loop/backing_file"), "loop free")
 
 

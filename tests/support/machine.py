@@ -89,12 +89,6 @@ def _boot(prefix: Sequence[str], config: Mapping[str, object]) -> tuple[subproce
     return process, chain.pid
 
 
-def _end(process: subprocess.Popen[str], init: int) -> None:
-    """Kill an init and wait for the process that started it."""
-    os.kill(init, signal.SIGKILL)
-    process.communicate()
-
-
 class World:
     """The outer namespaces: one per test run."""
 
@@ -121,7 +115,8 @@ class World:
 
     def end(self) -> None:
         """Kill everything in the world."""
-        _end(self._process, self.pid)
+        os.kill(self.pid, signal.SIGKILL)
+        self._process.communicate()
 
     def image(self, megabytes: int = 16) -> Image:
         """Return a new ext4 image, to be mounted on one machine at a time."""
@@ -258,8 +253,13 @@ class Machine:
         What was not yet durable on the shared disk is lost, as it would be.
         """
         for where in self._mounts:
-            _drop_unwritten(self.path(where))
-        _end(self._process, self.pid)
+            if self.path(where).is_mount():
+                _drop_unwritten(self.path(where))
+        os.kill(self.pid, signal.SIGKILL)
+        # nsenter stops itself with a child that is stopped; it must run to reap the dead child.
+        for process in self._spawned:
+            process.send_signal(signal.SIGCONT)
+        self._process.communicate()
         for process in self._spawned:
             process.wait()
 
@@ -287,6 +287,25 @@ class Machine:
         source = self.run("findmnt", "-n", "-o", "SOURCE", where).stdout
         image.loop = os.path.basename(source.strip())
         self._mounts[where] = image
+
+    def fill(self, where: str) -> None:
+        """Leave no free block on the filesystem; see empty()."""
+        self.run("mkdir", f"{where}/ballast")
+        self.run("sh", "-c", f"cat /dev/zero > {where}/ballast/big", check=False)
+        self.run("sync", "-f", where)
+        small = "n=0; while echo full > $0/$n; do n=$((n + 1)); done"
+        self.run("sh", "-c", small, f"{where}/ballast", check=False)
+        free = os.statvfs(self.path(where)).f_bavail
+        assert not free, f"{free} blocks of {where} are still free"
+
+    def empty(self, where: str) -> None:
+        """Undo fill()."""
+        self.run("rm", "-r", f"{where}/ballast")
+        self.run("sync", "-f", where)
+
+    def lose_disk(self, where: str) -> None:
+        """Make every further access to the mounted image fail with EIO."""
+        _drop_unwritten(self.path(where))
 
     def umount(self, where: str) -> None:
         """Unmount. Raises AssertionError if something is open on the filesystem."""

@@ -191,9 +191,19 @@ class Service:
 
     def status(self, node: Machine) -> dict[str, Any]:
         """Return what `nfslock status --json` says of this service."""
-        content = json.loads(node.run(COMMAND, "status", "--json").stdout)
-        (mine,) = [one for one in _services(content) if one["service"] == self.agent.instance]
-        return dict(mine)
+        found = json.loads(node.run(COMMAND, "status", "--json", check=False).stdout)
+        (mine,) = [one for one in found if one["service"] == self.agent.instance]
+        assert isinstance(mine, dict)
+        return mine
+
+    def phase(self, node: Machine) -> str:
+        """Return what the propagator says it is doing: waiting, notifying, settled, fenced."""
+        return self.told(node).get("phase", "")
+
+    def told(self, node: Machine) -> dict[str, str]:
+        """Return the NAME=VALUE pairs of the propagator's status file, none if there is no file."""
+        lines = node.read(f"/run/nfslock/{self.agent.instance}/status").splitlines()
+        return dict(line.split("=", 1) for line in lines)
 
     def held(self, node: Node, *addresses: str) -> None:
         """Wait until the clients' records are in the holding directory as statd has them."""
@@ -263,13 +273,6 @@ def _addresses(number: int) -> list[str]:
 
 def _interface(address: str) -> str:
     return f"{address}/64" if ":" in address else f"{address}/24"
-
-
-def _services(content: Any) -> list[dict[str, Any]]:
-    if isinstance(content, dict):
-        content = content.get("services", [content])
-    assert isinstance(content, list)
-    return content
 
 
 __all__ = [

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The bench's rows for lock records: keeping the copies, and taking them over."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+from statistics import median, quantiles
+
+from . import rig
+from .node import HOLDING, SM, Node, cpu_of, fill, run_timed
+from .report import Row
+
+IDLE = 5.0  # seconds over which the idle propagator is watched
+INTERVAL = 0.2
+SAMPLES = 100
+
+
+def propagation(node: Node, number: int) -> list[Row]:
+    """Measure the propagator over `number` records that stand still, and one that comes."""
+    node.clear()
+    fill(SM, rig.clients(number))
+    node.agent("start")
+    try:
+        return [idle(node, number), *one_more(number)]
+    finally:
+        node.agent("stop")
+
+
+def idle(node: Node, number: int) -> Row:
+    """CPU of one interval in which nothing changes."""
+    pid = node.propagator()
+    time.sleep(2 * INTERVAL + 3)  # until directory times are old enough to be trusted
+    before = cpu_of(pid)
+    time.sleep(IDLE)
+    ours = (cpu_of(pid) - before) * INTERVAL / IDLE * 1000
+    row = Row(f"CPU of an idle interval, N={number}", "ms", ours, targets=[("", 1.0)])
+    copy = HOLDING.with_name("copy")
+    for name, argv in (
+        ("cp -rpfn", ["cp", "-rpfn", f"{SM}/.", str(copy)]),
+        ("rsync", ["rsync", "-a", "--delete", f"{SM}/", str(copy)]),
+    ):
+        try:
+            copy.mkdir(exist_ok=True)
+            run_timed(argv)
+            row.others[name] = run_timed(argv)[1] * 1000
+        except FileNotFoundError:
+            row.others[name] = None
+    subprocess.run(["rm", "-rf", str(copy)], check=True)
+    row.judge()
+    return row
+
+
+def one_more(number: int) -> list[Row]:
+    """From statd's write to the durable copy, and what the same disk needs for that write alone."""
+    delays, disk = [], []
+    for n in range(SAMPLES):
+        client = f"10.100.{n >> 8}.{n & 255}"
+        copy = HOLDING / "sm" / client
+        start = time.perf_counter()
+        descriptor = os.open(SM / client, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_SYNC, 0o600)
+        os.write(descriptor, rig.record(client))
+        os.close(descriptor)
+        while not copy.exists():
+            if time.perf_counter() > start + 10:
+                raise RuntimeError(f"{client} was not propagated in 10 s")
+        delays.append((time.perf_counter() - start) * 1000)
+        disk.append(own_write(HOLDING.with_name(f"own.{n}"), rig.record(client)) * 1000)
+        time.sleep(0.01)
+    rows = []
+    for name, rank, limit in (("p50", 49, 2.0), ("p99", 98, 20.0)):
+        ours, own = (quantiles(values, n=100)[rank] for values in (delays, disk))
+        row = Row(f"one new record among {number}, {name}", "ms", ours, {"the disk's own": own})
+        row.note = "target: above the disk's own write, fsync, rename, fsync"
+        row.targets = [("", own + limit)]
+        row.judge()
+        rows.append(row)
+    return rows
+
+
+def own_write(path: Path, data: bytes) -> float:
+    """Return the seconds that one durable write of this size takes without anything else."""
+    start = time.perf_counter()
+    temporary = path.with_suffix(".new")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+    return time.perf_counter() - start
+
+
+def takeover(node: Node, sizes: tuple[int, ...], repeat: int) -> list[Row]:
+    """Seconds of `start` on a node without any of the records that the holding directory has."""
+    rows: list[Row] = []
+    for number in sizes:
+        times = []
+        fill(HOLDING / "sm", rig.clients(number))
+        for _ in range(repeat):
+            node.clear()
+            times.append(node.agent("start"))
+            found = sum(1 for _ in os.scandir(SM))
+            if found < number:
+                raise RuntimeError(f"start left out {number - found} of {number} records")
+            node.agent("stop")
+        row = Row(f"start with {number} records to take over", "s", median(times))
+        row.targets = [("", 3.0)] if number <= 10_000 else []
+        if rows:
+            each = (row.ours or 0) / number / ((rows[-1].ours or 1) / (number // 10))
+            row.note = f"{each:.2f}x the time per record of the row above"
+        row.judge()
+        rows.append(row)
+    return rows

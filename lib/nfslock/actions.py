@@ -11,7 +11,7 @@ import stat
 import time
 from dataclasses import replace
 
-from . import errors, params, plan, statd, supervise
+from . import callout_server, errors, params, plan, statd, supervise
 from ._vendor import ocf
 from .holding import Holding, examine_place
 from .mirror import Mirror
@@ -107,7 +107,8 @@ class Start:
             status = self.runtime.read("status") or {}
             if status.get("problem"):
                 raise errors.Error(status["problem"])
-            if status.get("generation") == str(owner.generation) and self.runtime.process(status):
+            if (status.get("generation") == str(owner.generation)
+                    and status.get("phase") != "comparing" and self.runtime.process(status)):
                 return
             time.sleep(0.01)
 
@@ -139,13 +140,15 @@ def stop(system: System, service: str, holding_dir: str) -> None:
     statd_dir = (mark or {}).get("statd_dir", "")
     if not supervise.end(runtime):
         ocf.logger.error("the propagator hangs in the kernel and was left behind")
+    # Other services' clients must not wait for a propagator that is gone.
+    runtime.remove("callout.sock")
     directory = (mark or {}).get("holding_dir") or holding_dir
     if directory and (mark or {}).get("lock_migration") != "no":
         try:
             _bounded(lambda: _leave(system, service, directory, statd_dir), _LAST_SWEEP)
         except errors.Error as error:
             ocf.logger.warning("the service is stopped without a last copy: %s", error)
-    runtime.remove("started", "parameters", "status", "supervisor")
+    runtime.remove("started", "parameters", "status", "supervisor", *callout_server.FILES)
 
 
 def _leave(system: System, service: str, directory: str, statd_dir: str) -> None:

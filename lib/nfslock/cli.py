@@ -30,6 +30,7 @@ def _describe(system: System, service: str) -> dict[str, object]:
         "skipped": int(status.get("skipped", 0)),
         "lag": round(system.monotonic() - float(status.get("last_sweep", 0)), 1) if alive else None,
         "notify": {"total": total, "notified": total - left, "left": left},
+        "callout": {"confirmed": int(status.get("confirmed", 0)), "missed": files.missed()},
         "waiting_for": status.get("waiting_for", ""),
         "problem": status.get("problem", ""),
         "pid": alive,

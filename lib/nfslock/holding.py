@@ -189,26 +189,39 @@ class Holding:
 
     # -- records ---------------------------------------------------------------------------
 
+    def record(self, client: str) -> bytes | None:
+        """One client's record; None where there is none, ValueError for what is no record."""
+        if not nsm.is_record_file(client):
+            raise ValueError(f"{client!r} is no record name")
+        try:
+            data = self.system.read(f"{self.path}/sm/{client}", nsm.MAX_FILE)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                raise ValueError(f"{client} is a link or device") from None
+            raise Error(f"{self.path}/sm/{client}: {error.strerror}") from error
+        if any(mon_name != client for mon_name, _ in nsm.parse_record(data)):
+            raise ValueError(f"{client} holds another client's record")
+        return data
+
+    def names(self) -> list[str]:
+        """The names in the record directory but our own temporary files."""
+        return [name for name in self.system.names(f"{self.path}/sm")
+                if not name.startswith(TEMPORARY)]
+
     def records(self) -> tuple[dict[str, bytes], int]:
         """The monitor records by client, and how many other files were skipped."""
         good: dict[str, bytes] = {}
         skipped = 0
-        for name in self.system.names(f"{self.path}/sm"):
+        for name in self.names():
             try:
-                if not nsm.is_record_file(name):
-                    raise ValueError(name)
-                data = self.system.read(f"{self.path}/sm/{name}", nsm.MAX_FILE)
-                if any(mon_name != name for mon_name, _ in nsm.parse_record(data)):
-                    raise ValueError(name)
-                good[name] = data
-            except FileNotFoundError:
-                continue
+                data = self.record(name)
             except ValueError:
-                skipped += not name.startswith(TEMPORARY)
-            except OSError as error:
-                if error.errno != errno.ELOOP:  # a symbolic link is no record of ours
-                    raise Error(f"{self.path}/sm/{name}: {error.strerror}") from error
                 skipped += 1
+                continue
+            if data is not None:
+                good[name] = data
         return good, skipped
 
     def put(self, records: Mapping[str, bytes]) -> None:

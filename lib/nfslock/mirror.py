@@ -15,12 +15,19 @@ from .system import TEMPORARY, System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
 #: A full look at every file at least each this many sweeps, whatever the directory's times say.
 _FULL_EVERY = 60
 #: Directory times advance in ticks on older kernels: changes this recent (s) are looked for again.
 _TICK = 2.0
+#: Files looked at in one step of a sweep (about 30 us each).
+_PORTION = 100
+
+
+def _portions(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(names), _PORTION):
+        yield names[start : start + _PORTION]
 
 
 class Mirror:
@@ -28,17 +35,22 @@ class Mirror:
 
     def __init__(self, system: System, statd_dir: str, holding: Holding) -> None:
         self.system, self.statd_dir, self.holding = system, statd_dir, holding
-        self.held, self.damaged = holding.records()
+        #: What the holding directory has; complete after the first sweep only (see _old).
+        self.held: dict[str, bytes] = {}
+        self.damaged = 0
         self.files: dict[str, statd.Lines] = {}
         #: Names in statd's directory that are no records (yet): never followed, looked at again.
         self.skipped: set[str] = set()
         #: Since when (monotonic seconds) a record we hold has been missing in statd's directory.
         self.absent: dict[str, float] = {}
+        #: Clients known from statd's callout alone: that its directory lacks them says nothing.
+        self.told: set[str] = set()
+        #: Clients whose record could not be written: the next sweep tries again.
+        self._owed: set[str] = set()
         self._where: dict[str, set[str]] = {}
-        #: Clients whose records could not be written: tried again with every event and sweep.
-        self._unsaved: set[str] = set()
         self._seen: tuple[int, ...] | None = None
         self._sweeps = 0
+        self._loaded = False
 
     def sweep(self, watched: bool = False) -> int:
         """Compare the directories; returns how many records were added.
@@ -46,44 +58,85 @@ class Mirror:
         With `watched` (inotify tells of changed files) only names are compared, and not even
         these while the directory stands still; every 60th time all files are read again.
         """
+        return sum(self.steps(watched))
+
+    def steps(self, watched: bool = False) -> Iterator[int]:
+        """A sweep in steps of some milliseconds, however many records there are.
+
+        Between two steps the caller may do anything else, touch() and keep() too.
+        """
+        if not self._loaded:
+            # A writer that was killed may have left entries that a power cut would still undo.
+            self.system.fsync(f"{self.holding.path}/sm")
+            for portion in _portions(self.holding.names()):
+                self._load(portion)
+                yield 0
+            self._loaded = True
         full = not watched or self._sweeps % _FULL_EVERY == 0
         self._sweeps += 1
         seen = self.system.identity(f"{self.statd_dir}/sm")
         if seen is None:
             raise Error(f"{self.statd_dir}/sm is gone: no lock record can be kept")
-        if not full and seen == self._seen and not (self.skipped or self._unsaved):
-            return 0
+        if self._owed:
+            yield self._reconcile(tuple(self._owed))
+        if not full and seen == self._seen and not self.skipped:
+            return
         self._seen = None
+        names = self._names()
+        changed = names ^ self.files.keys() | self.skipped
+        for portion in _portions(sorted(changed | names if full else changed)):
+            yield self.touch(portion)
         if full:
-            found = statd.scan(self.system, self.statd_dir)
-            self.files, self.skipped = found.files, set(found.skipped)
-            self._where = {}
-            for name, lines in found.files.items():
-                for mon_name, _ in lines:
-                    self._where.setdefault(mon_name, set()).add(name)
-            added = self._reconcile(self._where.keys() | self.held.keys())
-        else:
-            names = {name for name in self.system.names(f"{self.statd_dir}/sm")
-                     if not name.startswith(TEMPORARY)}
-            added = self.touch(names ^ self.files.keys())
+            for portion in _portions(sorted(self.held.keys() - self._where.keys())):
+                yield self._reconcile(portion)
         if self.system.epoch() - seen[3] / 1e9 >= _TICK:
             self._seen = seen
-        return added
+
+    def _names(self) -> set[str]:
+        return {name for name in self.system.names(f"{self.statd_dir}/sm")
+                if not name.startswith(TEMPORARY)}
+
+    def _load(self, names: Iterable[str]) -> None:
+        for name in names:
+            try:
+                data = self.holding.record(name)
+            except ValueError:
+                self.damaged += 1
+                continue
+            if data is not None:
+                self.held.setdefault(name, data)
+
+    def _old(self, client: str) -> bytes | None:
+        """What the holding directory has of a client; read from it while it is not loaded."""
+        if client not in self.held and not self._loaded:
+            try:
+                data = self.holding.record(client)
+            except ValueError:
+                data = None
+            if data is not None:
+                self.system.fsync(f"{self.holding.path}/sm")
+                self.held[client] = data
+        return self.held.get(client)
 
     def touch(self, names: Iterable[str]) -> int:
         """Look at these files of statd's directory again; returns how many records were added."""
         clients: set[str] = set()
+        trouble: Error | None = None
         for name in names:
             old = self.files.get(name, {})
             self.skipped.discard(name)
             try:
                 new = statd.read_one(self.system, self.statd_dir, name) or {}
             except ValueError:
-                # Empty or cut short: statd may be writing it. What we hold stays.
+                # Empty or cut short: statd may be writing it, or its disk was full. That is no
+                # client going away: what was there stays, and a client of that name.
                 self.skipped.add(name)
-                new = {}
+                new = old
+                clients.add(name)
             except OSError as error:
-                raise Error(f"{self.statd_dir}/sm/{name}: {error.strerror}") from error
+                self.skipped.add(name)
+                trouble = Error(f"{self.statd_dir}/sm/{name}: {error.strerror}")
+                continue
             self.files[name] = new
             if not new:
                 del self.files[name]
@@ -92,29 +145,70 @@ class Mirror:
             for mon_name, _ in new:
                 self._where.setdefault(mon_name, set()).add(name)
             clients.update(mon_name for mon_name, _ in (*old, *new))
-        return self._reconcile(clients)
+        added = self._reconcile(clients)
+        if trouble is not None:
+            raise trouble
+        return added
+
+    def keep(self, mon_name: str, my_name: str) -> None:
+        """Make the record of a client that statd has just taken on durable, wherever it is.
+
+        statd names its files by reverse DNS. Where no file has the client (statd keeps its records
+        elsewhere), the record is made from the names. ValueError for names that none can hold.
+        """
+        made = nsm.format_line(mon_name, my_name)
+        self.touch((mon_name,))
+        if not self._is_here(mon_name, my_name):
+            self.touch(self._names() ^ self.files.keys())
+        if not self._is_here(mon_name, my_name):
+            self.told.add(mon_name)
+            old = self._old(mon_name) or b""
+            new = nsm.missing_lines(nsm.parse_record(old) if old else (), made)
+            if new:
+                self._put({mon_name: old + new})
+
+    def _is_here(self, mon_name: str, my_name: str) -> bool:
+        return any((mon_name, my_name) in self.files[name]
+                   for name in self._where.get(mon_name, ()))
 
     def _reconcile(self, clients: Iterable[str]) -> int:
         now = self.system.monotonic()
         local: dict[str, bytes] = {}
-        for client in self._unsaved.union(clients):
+        held: dict[str, bytes] = {}
+        for client in clients:
             names = self._where.get(client)
+            old = self._old(client)
             if names:
                 lines = nsm.by_client(self.files[name] for name in sorted(names))
                 local[client] = lines[client]
                 self.absent.pop(client, None)
-            elif client in self.held:
+                self.told.discard(client)
+                if old is not None:
+                    held[client] = old
+            elif client in self.skipped or client in self.told:
+                self.absent.pop(client, None)
+            elif old is not None:
                 self.absent.setdefault(client, now)
-        new = plan.additions(local, self.held)
-        self._unsaved = set(new)
-        self.holding.put(new)
-        self._unsaved = set()
-        self.held.update(new)
+        new = plan.additions(local, held)
+        self._put(new)
         return len(new)
+
+    def _put(self, records: dict[str, bytes]) -> None:
+        """Write, or note who is owed a record."""
+        self._owed.update(records)
+        self.holding.put(records)
+        self._owed.difference_update(records)
+        self.held.update(records)
 
     def expire(self, patience: float, settled_since: float | None) -> int:
         """Remove records whose clients have long gone; returns how many."""
+        if any(name not in self.files and nsm.is_record_file(name) for name in self.skipped):
+            return 0  # a damaged file: nobody knows whose record it was
         gone = plan.deletions(self.absent, self.system.monotonic(), patience, settled_since)
+        if gone:
+            # One that has come back this very moment is not gone, whatever its file is called.
+            self.touch((self._names() ^ self.files.keys()).union(gone))
+            gone = [client for client in gone if client in self.absent]
         if gone:
             self.holding.drop(gone)
             for client in gone:

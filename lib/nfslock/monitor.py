@@ -42,6 +42,7 @@ def monitor(system: System, config: Config, service: str, level: int) -> None:
         from . import deep
 
         deep.check(system, config.holding_dir, mark["statd_dir"])
+    _check_callouts(runtime, status)
     _check_notification(system, status)
     if status.get("inotify") == "no":
         raise errors.Degraded(
@@ -101,6 +102,19 @@ def _problem(path: str, problem: str) -> None:
         raise errors.Degraded(f"{problem}; {path} has {space.f_bavail} free blocks and "
                               f"{space.f_favail} free inodes: make room")
     raise errors.Error(problem)
+
+
+def _check_callouts(runtime: Runtime, status: Mapping[str, str]) -> None:
+    """Clients whose first lock was granted although the propagator had not confirmed the record."""
+    if status.get("callout") == "no":
+        raise errors.Degraded(
+            f"{runtime.directory}: statd's callout cannot be answered: a lock that is granted just "
+            "before a crash may be lost; see the log")
+    behind = runtime.missed() - int(status.get("caught_up", 0))
+    if behind > 0:
+        raise errors.Degraded(
+            f"{behind} clients were granted their first lock before their records were safe: the "
+            "propagator or its filesystem is slow; the next sweep catches up")
 
 
 def _check_notification(system: System, status: Mapping[str, str]) -> None:

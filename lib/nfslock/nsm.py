@@ -58,6 +58,19 @@ def parse_line(line: bytes) -> tuple[str, str]:
     return mon_name, my_name
 
 
+def format_line(mon_name: str, my_name: str, cookie: bytes = bytes(16)) -> bytes:
+    """A record line as statd writes it for lockd (prog 100021, vers 3, proc 16), loopback address.
+
+    For a client whose record cannot be found: only the names matter to a notification. ValueError
+    for names that no record can hold.
+    """
+    if not valid_name(mon_name) or not valid_name(my_name):
+        raise ValueError("a name that no monitor record can hold")
+    (loopback,) = struct.unpack("=I", bytes((127, 0, 0, 1)))
+    numbers = f"{loopback:08x} {100021:08x} {3:08x} {16:08x} {cookie.hex()}"
+    return f"{numbers} {mon_name} {my_name}\n".encode()
+
+
 def parse_record(data: bytes) -> dict[tuple[str, str], bytes]:
     """The lines of a record file by (mon_name, my_name), each with its newline.
 

@@ -46,6 +46,14 @@ def parse_seconds(text: str) -> float:
     return value
 
 
+def parse_callout_timeout(text: str) -> float:
+    """Seconds, at most 30: lockd gives up on statd after 60 s and serves nobody meanwhile."""
+    value = parse_seconds(text)
+    if value > 30:
+        raise ValueError("must be at most 30s: all NFSv3 locking on the node waits meanwhile")
+    return value
+
+
 def address_family(text: str) -> int:
     """AF_INET or AF_INET6 for a numeric address, 0 for anything else (inet_pton(3))."""
     for family in (AF_INET, AF_INET6):
@@ -191,14 +199,22 @@ PARAMETERS = (
         "anew, instead of after the pauses of TCP's retransmissions.",
         parse_bool,
     ),
+    Parameter(
+        "callout_timeout", "string", "2s", "How long a client's first lock waits for its record",
+        "rpc.statd's callout waits at most this long until a new client's record is durable in "
+        "the holding directory (normally some milliseconds). Then the lock is granted all the "
+        "same, and the monitor returns degraded until a sweep has caught up. At most 30s. Of "
+        "several services on a node the longest counts.",
+        parse_callout_timeout, reloadable=True,
+    ),
 )
 
 
 class Config:
     """The parsed parameters of one resource; read-only once made by parse()."""
 
-    __slots__ = ("holding_dir", "ip", "lock_migration", "nfs_versions", "notify_names",
-                 "notify_timeout", "propagate_interval", "statd_dir", "tickle")
+    __slots__ = ("callout_timeout", "holding_dir", "ip", "lock_migration", "nfs_versions",
+                 "notify_names", "notify_timeout", "propagate_interval", "statd_dir", "tickle")
 
     holding_dir: str
     propagate_interval: float
@@ -209,6 +225,7 @@ class Config:
     notify_timeout: float
     notify_names: tuple[str, ...]
     tickle: bool
+    callout_timeout: float
 
 
 #: What a parameter that has neither a value nor a default is parsed to.

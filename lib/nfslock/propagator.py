@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The propagator: the daemon that keeps the holding directory equal to the node.
 
-One process for each service, one loop: inotify on statd's directory and on the export table,
-netlink for addresses, the SM_NOTIFY sockets, and a sweep each propagate_interval as the net below
-all of them. It stops at once when the holding directory has a newer owner.
+One process for each service, one loop: statd's callouts, inotify on statd's directory and on the
+export table, netlink for addresses, the SM_NOTIFY sockets, and a sweep each propagate_interval as
+the net below all of them, in steps so short that no callout waits for it. It stops at once when the
+holding directory has a newer owner.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import socket
 from . import errors, kernel, nsm, params, plan, supervise
 from ._vendor import ocf
 from .announce import Announcement
+from .callout_server import CalloutServer
 from .events import Addresses, Inotify
 from .holding import Holding
 from .mirror import Mirror
@@ -26,10 +28,12 @@ from .tickle_io import Tickler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 #: Seconds between two writes of the status file while something is going on.
 _STATUS_PAUSE = 0.1
+#: Seconds of a sweep between two looks at whether a callout has come.
+_SLICE = 0.005
 
 
 class _Orphaned(Exception):
@@ -59,18 +63,25 @@ class Propagator:
         self._listen(self.addresses, self._addresses_changed)
         self.inotify: Inotify | None = None
         self._watch()
+        self.callouts: CalloutServer | None = None
+        self._answer_callouts()
         self.announcement = Announcement(system, self.config, self.holding, self.wake)
         self.announcement.addresses_changed(self.addresses.current())
         self.tickler = Tickler(
             system, self.holding, self.config.ip if self.config.tickle else ())
         self._instance: tuple[int, int] | None = None
         self._senders: set[int] = set()
+        self._sweeping: Iterator[object] | None = None
+        self._swept = False
+        #: How many clients statd's callout let through unconfirmed before the last whole sweep.
+        self._caught_up = 0
         self._next_sweep = self._last_sweep = system.monotonic()
         self._next_status = 0.0
         self._stale = True
 
     def _listen(
-        self, source: Inotify | Addresses | socket.socket, action: Callable[[], object]
+        self, source: Inotify | Addresses | CalloutServer | socket.socket,
+        action: Callable[[], object],
     ) -> None:
         self._selector.register(source, selectors.EVENT_READ, action)
 
@@ -86,6 +97,17 @@ class Propagator:
             return
         self.inotify = inotify
         self._listen(inotify, self._files_changed)
+
+    def _answer_callouts(self) -> None:
+        try:
+            self.callouts = CalloutServer(self.system, self.runtime, self.statd_dir, self._keep)
+            self.callouts.set_timeout(self.config.callout_timeout)
+        except (errors.Error, OSError) as error:
+            ocf.logger.error(
+                "statd's callout cannot be answered (%s): a lock that is granted within about a "
+                "millisecond before a crash may be lost", error)
+            return
+        self._listen(self.callouts, self._callouts_came)
 
     # -- events ----------------------------------------------------------------------------
 
@@ -115,6 +137,19 @@ class Propagator:
         elif names:
             self._guarded(lambda: self.mirror.touch(names))
 
+    def _callouts_came(self) -> None:
+        assert self.callouts is not None
+        try:
+            self._guarded(self.callouts.serve)
+        except ValueError as error:
+            ocf.logger.warning("statd monitors a client that no record can hold: %s", error)
+
+    def _keep(self, mon_name: str, my_name: str) -> None:
+        """What a callout asks for: the record of this client is durable when this returns."""
+        if self.inotify is not None:
+            self._files_changed()
+        self.mirror.keep(mon_name, my_name)
+
     def _guarded(self, work: Callable[[], object]) -> bool:
         """Run; a failure is noted for monitor and tried again with the next sweep."""
         try:
@@ -128,20 +163,36 @@ class Propagator:
             return False
         return True
 
-    def _sweep(self, now: float) -> None:
-        def work() -> None:
-            self.holding.check_owner()
-            self.mirror.sweep(watched=self.inotify is not None)
-            self._check_server()
-            self.mirror.expire(
-                plan.patience(self.config.propagate_interval), self.announcement.ready_since)
-            self.announcement.flush()
-            self.tickler.record(self.announcement.ready_since)
+    def _sweep(self) -> Iterator[object]:
+        """One sweep and what is due with it, in steps."""
+        missed = 0
+        if self.callouts is not None:
+            missed = self.callouts.missed()
+            self.callouts.set_timeout(self.config.callout_timeout)
+        self.holding.check_owner()
+        # After a callout that was not confirmed in time nothing is taken for granted.
+        yield from self.mirror.steps(self.inotify is not None and missed == self._caught_up)
+        self._caught_up = missed
+        self._check_server()
+        self.mirror.expire(
+            plan.patience(self.config.propagate_interval), self.announcement.ready_since)
+        self.announcement.flush()
+        self.tickler.record(self.announcement.ready_since)
 
-        if self._guarded(work):
-            self.problem = ""
-        self._last_sweep = now
-        self._next_sweep = now + self.config.propagate_interval
+    def _advance(self, now: float) -> None:
+        """Go on with the sweep for a slice of time."""
+        def step() -> None:
+            for _ in self._sweeping or ():
+                if self.system.monotonic() - now >= _SLICE:
+                    return
+            self._sweeping, self._swept, self.problem = None, True, ""
+
+        if not self._guarded(step):
+            self._sweeping = None
+        self._last_sweep = self.system.monotonic()
+        if self._sweeping is None:
+            self._next_sweep = now + self.config.propagate_interval
+            self._stale = True
 
     def _check_server(self) -> None:
         """Notice that lockd went away under a standing service: its locks went with it."""
@@ -178,27 +229,36 @@ class Propagator:
             ocf.logger.error("%s", error)
             self.problem = str(error)
             self._write_status("fenced")
+            self._leave()
             return supervise.FINAL
         finally:
             self.announcement.close()
             self.tickler.close()
+        self._leave()
         return 0
+
+    def _leave(self) -> None:
+        """The service goes, or is another node's by now: no callout shall wait for us."""
+        if self.callouts is not None:
+            self.callouts.close()
 
     def _round(self) -> None:
         now = self.system.monotonic()
-        if now >= self._next_sweep:
+        if self._sweeping is None and now >= self._next_sweep:
             if os.getppid() != self._parent:
                 raise _Orphaned
-            self._sweep(now)
-            self._stale = True
+            self._sweeping = self._sweep()
+        if self._sweeping is not None:
+            self._advance(now)
         pause: list[float | None] = []
         self._guarded(lambda: pause.append(self.announcement.tick(now)))
         pause.append(self.tickler.tick(now, self.announcement.ready_since))
         self._follow_senders()
         now = self.system.monotonic()
         if self._stale and now >= self._next_status:
-            self._write_status(self.announcement.phase())
-        waits = [self._next_sweep - now, *(wait for wait in pause if wait is not None)]
+            self._write_status(self.announcement.phase() if self._swept else "comparing")
+        waits = [self._next_sweep - now if self._sweeping is None else 0.0,
+                 *(wait for wait in pause if wait is not None)]
         if self._stale:
             waits.append(self._next_status - now)
         ready = self._selector.select(max(0.0, min(waits)))
@@ -235,6 +295,10 @@ class Propagator:
             "notify_deadline": f"{announcement.began + self.config.notify_timeout:.3f}",
             "waiting_for": announcement.waiting_for if phase == "waiting" else "",
             "inotify": "yes" if self.inotify else "no",
+            "callout": "yes" if self.callouts else "no",
+            "confirmed": self.callouts.served if self.callouts else 0,
+            "slowest": f"{self.callouts.slowest:.3f}" if self.callouts else "",
+            "caught_up": self._caught_up,
             "problem": self.problem,
         }
         self.runtime.write("status", pairs)

@@ -4,8 +4,10 @@
     RUN/SERVICE/started      written last by start, removed last by stop
     RUN/SERVICE/parameters   what start was given, for the propagator
     RUN/SERVICE/status       what the propagator says of itself
+    RUN/SERVICE/callout.*    where statd's callout meets the propagator (callout.py)
 
-Each is NAME=VALUE lines. Monitor loads this module: it may import only os, system and errors.
+Each of the first three is NAME=VALUE lines. Monitor loads this module: it may import only os,
+system and errors.
 """
 
 from __future__ import annotations
@@ -55,6 +57,11 @@ class Runtime:
             os.rmdir(self.system.path(self.directory))
         except OSError:
             pass
+
+    def missed(self) -> int:
+        """How many clients statd's callout let through unconfirmed (callout.py)."""
+        status = self.system.status(f"{self.directory}/callout.missed")
+        return status.st_size if status is not None else 0
 
     def process(self, status: Mapping[str, str] | None, role: str = "pid") -> int:
         """The pid that a status names if that very process still runs, else 0."""

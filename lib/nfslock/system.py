@@ -221,12 +221,16 @@ class System:
             raise errors.Error(f"{directory}: cannot remove {name}: {error.strerror}") from error
 
     def make_directory(self, path: str, mode: int = 0o700) -> None:
-        """Create one directory, durably; an existing one is left as it is."""
+        """Create one directory, durably; an existing one is left as it is.
+
+        Its entry is made durable even then: who created it may have been killed before that.
+        """
         try:
-            os.mkdir(self.path(path), mode)
+            try:
+                os.mkdir(self.path(path), mode)
+            except FileExistsError:
+                pass
             self.fsync(os.path.dirname(path))
-        except FileExistsError:
-            return
         except OSError as error:
             raise errors.Error(f"{path}: cannot create the directory: {error.strerror}") from error
 

@@ -17,8 +17,8 @@ LAYERS = [
     {"errors", "params", "nsm", "rpc", "owner", "plan", "roster", "notify", "tickle"},
     {"system"},
     {"holding", "statd", "kernel", "events", "notify_io", "resolver", "runtime", "tickle_io"},
-    {"mirror", "announce", "supervise", "monitor", "deep", "actions"},
-    {"agent", "cli", "propagator", "__main__"},
+    {"mirror", "announce", "supervise", "monitor", "deep", "actions", "callout_server"},
+    {"agent", "cli", "propagator", "callout", "__main__"},
 ]
 PURE = LAYERS[0]
 #: What costs more at start-up than a whole monitor may (facts: measured imports).

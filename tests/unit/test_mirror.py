@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nfslock import nsm
 from nfslock.holding import Holding
 from nfslock.mirror import Mirror
 from nfslock.owner import Owner
@@ -101,6 +102,98 @@ def test_a_half_written_record_keeps_what_we_have(place: Place) -> None:
     place.monitor("10.0.0.1", cookie=3)
     place.mirror.touch(["10.0.0.1"])
     assert place.mirror.skipped == set()
+
+
+def test_a_damaged_record_is_no_client_going_away(place: Place) -> None:
+    """Neither one that was damaged while we watched, nor one that we have never seen whole."""
+    for client, file in (("10.0.0.1", "desk.example.com"), ("10.0.0.2", "")):
+        place.monitor(client, file=file)
+    place.mirror.sweep()
+    for name in ("desk.example.com", "10.0.0.2"):
+        (place.sm / name).write_bytes(b"")
+    long_ago = place.mirror.system.monotonic() - 1000
+    place.mirror.touch(["desk.example.com", "10.0.0.2"])
+    assert place.mirror.absent == {}
+    place.mirror = Mirror(System(), str(place.sm.parent), place.holding)
+    place.mirror.sweep()
+    place.mirror.absent = dict.fromkeys(place.mirror.absent, long_ago)
+    place.mirror.expire(10.0, long_ago)
+    assert place.held() == {"10.0.0.1", "10.0.0.2"}
+    (place.sm / "desk.example.com").unlink()
+    place.monitor("10.0.0.2")
+    place.mirror.sweep()
+    place.mirror.absent = dict.fromkeys(place.mirror.absent, long_ago)
+    place.mirror.expire(10.0, long_ago)
+    assert place.held() == {"10.0.0.2"}
+
+
+def test_a_record_that_comes_back_unseen_is_not_removed(place: Place) -> None:
+    """No event has told of the new file yet when the old record's time is over."""
+    place.monitor("10.0.0.1")
+    place.mirror.sweep()
+    (place.sm / "10.0.0.1").unlink()
+    place.mirror.sweep()
+    long_ago = place.mirror.system.monotonic() - 1000
+    place.mirror.absent["10.0.0.1"] = long_ago
+    place.monitor("10.0.0.1", cookie=7, file="desk.example.com")
+    assert place.mirror.expire(10.0, long_ago) == 0
+    assert place.holding.records()[0] == {"10.0.0.1": line("10.0.0.1", "node", 7)}
+
+
+@pytest.mark.parametrize("file", ["", "desk.example.com"])
+def test_a_callout_keeps_the_record_wherever_it_is(place: Place, file: str) -> None:
+    place.mirror.sweep()
+    place.monitor("10.0.0.1", cookie=5, file=file)
+    place.mirror.keep("10.0.0.1", "node")
+    assert place.holding.records()[0] == {"10.0.0.1": line("10.0.0.1", "node", 5)}
+    place.mirror.sweep()
+    assert place.mirror.told == set()
+
+
+def test_a_callout_keeps_a_client_that_has_no_record(place: Place) -> None:
+    """statd keeps its records elsewhere: the record is made from the names, and it stays."""
+    for client in ("10.0.0.1", "10.0.0.1", "10.0.0.2"):
+        place.mirror.keep(client, "node")
+    place.mirror.keep("10.0.0.1", "other")
+    held = place.holding.records()[0]
+    assert set(nsm.parse_record(held["10.0.0.1"])) == {("10.0.0.1", "node"), ("10.0.0.1", "other")}
+    long_ago = place.mirror.system.monotonic() - 1000
+    place.mirror.sweep()
+    assert place.mirror.absent == {}
+    place.mirror.expire(10.0, long_ago)
+    assert place.held() == {"10.0.0.1", "10.0.0.2"}
+
+
+def test_a_callout_before_the_first_sweep_costs_no_line(place: Place) -> None:
+    """What the holding directory has of that client is read, not overwritten."""
+    old = line("10.0.0.1", "before")
+    place.holding.put({"10.0.0.1": old})
+    sweep = place.mirror.steps()
+    place.monitor("10.0.0.1")
+    place.mirror.keep("10.0.0.1", "node")
+    both = place.holding.records()[0]["10.0.0.1"]
+    assert set(nsm.parse_record(both)) == {("10.0.0.1", "before"), ("10.0.0.1", "node")}
+    for _ in sweep:
+        pass
+    assert place.holding.records()[0]["10.0.0.1"] == both
+
+
+def test_callouts_between_the_steps_of_a_sweep(place: Place) -> None:
+    for number in range(350):
+        place.monitor(f"10.0.1.{number}")
+    for number, _ in enumerate(place.mirror.steps()):
+        place.monitor(f"10.0.2.{number}")
+        place.mirror.keep(f"10.0.2.{number}", "node")
+        assert f"10.0.2.{number}" in place.held()
+    assert number > 2
+    assert len(place.held()) == 350 + number + 1
+    assert place.mirror.sweep() == 0
+
+
+def test_a_client_that_no_record_can_hold_is_refused(place: Place) -> None:
+    with pytest.raises(ValueError, match="no monitor record can hold"):
+        place.mirror.keep("../x", "node")
+    assert place.held() == set()
 
 
 def test_a_quiet_directory_is_not_read_again_but_a_changed_one_is(place: Place) -> None:

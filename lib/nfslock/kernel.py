@@ -39,7 +39,7 @@ def _exchange(address: str, port: int, message: bytes, tcp: bool) -> bytes:
                 return record
 
 
-def _call(address: str, port: int, message: bytes, tcp: bool) -> bytes | None:
+def call(address: str, port: int, message: bytes, tcp: bool) -> bytes | None:
     """The body of the reply, None without a good one."""
     try:
         xid, status, body = rpc.decode_reply(_exchange(address, port, message, tcp))
@@ -59,7 +59,7 @@ def port_of(address: str, program: int, version: int, tcp: bool) -> int:
         question = rpc.encode_getport(
             xid, program, version, rpc.IPPROTO_TCP if tcp else rpc.IPPROTO_UDP)
         read = rpc.read_getport
-    body = _call(address, rpc.PORTMAP_PORT, question, False)
+    body = call(address, rpc.PORTMAP_PORT, question, False)
     try:
         return read(body) if body is not None else 0
     except rpc.RpcError:
@@ -71,7 +71,7 @@ def answers(address: str, program: int, version: int) -> bool:
     for tcp in (True, False):
         port = port_of(address, program, version, tcp)
         null = rpc.encode_null(random.getrandbits(32), program, version)
-        if port and _call(address, port, null, tcp) is not None:
+        if port and call(address, port, null, tcp) is not None:
             return True
     return False
 

@@ -56,7 +56,10 @@ path-exclude=/usr/share/info/*
 #: Started by the cluster manager or by a test, never at boot.
 NOT_AT_BOOT = (
     "corosync.service", "pacemaker.service", "nfs-server.service", "nfs-kernel-server.service",
-    "rpc-statd.service", "rpc-statd-notify.service", "nfsdcld.service",
+    "rpc-statd.service",
+    "rpc-statd-notify.service",
+    "nfsdcld.service",
+    "fsidd.service",
 )  # fmt: skip
 
 

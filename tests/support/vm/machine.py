@@ -34,6 +34,12 @@ CPU = "qemu64,-cx16"
 BOOT_PATIENCE = 180.0
 
 
+def _listens(path: Path) -> bool:
+    """Whether a Unix socket takes connections (/proc/net/unix: flag __SO_ACCEPTCON)."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return any(line.endswith(f" {path}") and line.split()[3] == "00010000" for line in lines)
+
+
 class Machine:
     """`folder` holds the overlay disk, sockets, console and journal of this machine."""
 
@@ -106,7 +112,7 @@ class Machine:
         self._process = processes.start(self._argv() + more, self.folder / "qemu.log")
         sockets = [self.folder / f"{name}.sock" for name in ("monitor", "control", "fence")]
         wait_until(
-            lambda: not self.alive or all(path.exists() for path in sockets),
+            lambda: not self.alive or all(_listens(path) for path in sockets),
             f"{self.name}: QEMU makes its sockets",
         )
         if not self.alive:

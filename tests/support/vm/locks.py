@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Lock clients: mounting the service, and programs that hold or want its locks.
+
+Their logs, with the host's times, are what the audits judge; nothing is judged here.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from ..wait import wait_until
+from . import layout
+from .control import Event
+from .machine import Machine
+from .service import LOCKER
+
+
+class Entry(NamedTuple):
+    """One line of a lock program; `at`: the host's monotonic time at which the machine said it."""
+
+    at: float
+    what: str
+    file: str
+    took: float
+    errno: str
+
+
+class Program:
+    """A lock program that runs on a machine; `log` grows while it does."""
+
+    def __init__(
+        self, machine: Machine, role: str, kind: str, paths: list[str], interval: float
+    ) -> None:
+        self.machine = machine
+        self.role = role
+        self.paths = paths
+        self.name = f"{role}-{machine.name}-{id(self):x}"
+        self.log: list[Entry] = []
+        self.ended = False
+        self._clock = machine.control.clock()
+        machine.listeners.append(self._heard)
+        machine.spawn(self.name, LOCKER, role, kind, str(interval), *paths)
+
+    def _heard(self, event: Event) -> None:
+        if event.program != self.name:
+            return
+        if event.rc is not None:
+            self.ended = True
+            return
+        try:
+            said: dict[str, Any] = json.loads(event.line)
+        except ValueError:
+            said = {"what": "error", "errno": event.line, "t": event.at - self._clock}
+        self.log.append(
+            Entry(
+                said["t"] + self._clock, said["what"], said.get("file", ""),
+                said.get("took", 0.0), said.get("errno", ""),
+            )
+        )  # fmt: skip
+
+    def entries(self, *what: str, after: float = 0.0) -> list[Entry]:
+        """What the log says of these kinds, from a host time on."""
+        return [entry for entry in list(self.log) if entry.what in what and entry.at >= after]
+
+    def wait_for(self, *what: str, after: float = 0.0, timeout: float = 60, count: int = 1) -> Entry:
+        """The `count`-th entry of these kinds from a host time on."""
+        wait_until(
+            lambda: len(self.entries(*what, after=after)) >= count,
+            f"{self.name}: {count} of {what}", timeout, lambda: self.log[-5:],
+        )  # fmt: skip
+        return self.entries(*what, after=after)[count - 1]
+
+    def tell(self, line: str) -> None:
+        """Say a line to the program: `release`, or anything else to end it."""
+        self.machine.control.request("tell", name=self.name, line=line)
+
+
+def mount(machine: Machine, version: str, options: str = "") -> None:
+    """Mount the service's data as version "3", "4.0", "4.1" or "4.2"."""
+    words = f"vers={version}" + (f",{options}" if options else "")
+    machine.run(
+        f"mkdir -p {layout.MOUNT} && mount -t nfs -o {words} "
+        f"{layout.VIP}:{layout.DATA} {layout.MOUNT}", timeout=90,
+    )  # fmt: skip
+
+
+def owner(machine: Machine, names: list[str], kind: str = "posix", interval: float = 0.25) -> Program:
+    """A program that holds the locks of these files of the mount; returns when it has them all."""
+    program = Program(machine, "owner", kind, [f"{layout.MOUNT}/{name}" for name in names], interval)
+    program.wait_for("locked", count=len(names), timeout=90)
+    program.wait_for("wrote")
+    return program
+
+
+def rival(
+    machine: Machine, names: list[str], kind: str = "posix", interval: float = 0.5,
+    folder: str = layout.MOUNT,
+) -> Program:  # fmt: skip
+    """A program that wants the same locks, on a client or (folder=layout.DATA) on the server."""
+    return Program(machine, "rival", kind, [f"{folder}/{name}" for name in names], interval)

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The service under test: its resources in group order, and calling their agents by hand.
+
+The same list of resources feeds the hand-driven scenarios (the agents are called in group order over
+the control channel, as Pacemaker would) and the cluster's configuration.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from . import layout
+from .control import Done
+from .images import REPOSITORY
+from .machine import Machine
+
+PROGRAMS = Path(__file__).resolve().parent / "programs"
+LOCKER = "/usr/local/lib/rig/locker.py"
+#: Seconds. lockd's grace must not outlast NFSv4's, and the lease not be shorter than the grace.
+GRACE = 20
+NLM_TIMEOUT = 5
+NFS_CONF = f"""\
+[nfsd]
+grace-time={GRACE}
+lease-time={GRACE}
+threads=4
+[lockd]
+port=32803
+udp-port=32803
+[statd]
+port=662
+[mountd]
+port=892
+"""
+
+
+class Resource(NamedTuple):
+    """One resource of the group; `agent` is "provider/type"."""
+
+    name: str
+    agent: str
+    parameters: dict[str, str]
+
+
+def group(
+    lock_migration: bool = True, versions: str = "3", stock: bool = False
+) -> tuple[Resource, ...]:
+    """The service's resources in start order.
+
+    stock: the same service with the stock agents only (nfsnotify in place of nfslock), as their
+    documentation has it.
+    """
+    filesystem = Resource(
+        "fs", "heartbeat/Filesystem",
+        {"device": layout.SHARED_DEVICE, "directory": layout.EXPORT, "fstype": "ext4"},
+    )  # fmt: skip
+    nfslock = Resource(
+        "locks", "flm/nfslock",
+        {
+            "holding_dir": layout.HOLDING, "propagate_interval": "5s", "ip": layout.VIP,
+            "lock_migration": "yes" if lock_migration else "no", "nfs_versions": versions,
+            "notify_names": layout.SERVICE,
+        },
+    )  # fmt: skip
+    server_parameters = {"nfs_server_scope": layout.SERVICE}
+    if stock:
+        server_parameters["nfs_shared_infodir"] = f"{layout.EXPORT}/nfsinfo"
+    server_parameters["nfs_no_notify"] = "true"
+    server = Resource("server", "heartbeat/nfsserver", server_parameters)
+    export = Resource(
+        "export", "heartbeat/exportfs",
+        {
+            "directory": layout.DATA, "fsid": str(layout.FSID), "clientspec": "10.9.0.0/24",
+            "options": "rw,no_root_squash,sync,no_subtree_check",
+        },
+    )  # fmt: skip
+    address = Resource(
+        "vip", "heartbeat/IPaddr2",
+        {"ip": layout.VIP, "cidr_netmask": str(layout.PREFIX), "nic": "eth0"},
+    )  # fmt: skip
+    notify = Resource("notify", "heartbeat/nfsnotify", {"source_host": layout.SERVICE})
+    if stock:
+        return (filesystem, server, export, address, notify)
+    return (filesystem, nfslock, server, export, address)
+
+
+def product() -> bytes:
+    """The checkout's agent and library as `make install` lays them out, as a tar archive."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            ["make", "-s", "install", f"DESTDIR={folder}", "PYTHON=true"],
+            cwd=REPOSITORY, check=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w:gz") as archive:
+            for path in sorted(Path(folder).iterdir()):
+                archive.add(path, path.name)
+    return file.getvalue()
+
+
+def equip(machine: Machine, archive: bytes) -> None:
+    """Give a machine the lock program and, when it is a node, the product and the server's settings."""
+    machine.write(LOCKER, (PROGRAMS / "locker.py").read_bytes(), 0o755)
+    if machine.name in layout.NODES:
+        machine.write("/run/product.tar.gz", archive)
+        machine.write("/etc/nfs.conf.d/rig.conf", NFS_CONF)
+        machine.run(
+            "tar -xzf /run/product.tar.gz -C / --no-same-owner --keep-directory-symlink && "
+            "python3 -m compileall -q /usr/lib/ocf/lib/flm && "
+            "modprobe lockd && modprobe nfsd && "
+            f"sysctl -q fs.nfs.nlm_timeout={NLM_TIMEOUT} fs.nfs.nlm_grace_period={GRACE}",
+            timeout=120,
+        )
+
+
+class Step(NamedTuple):
+    """One call of an agent by hand."""
+
+    resource: str
+    action: str
+    rc: int
+    seconds: float
+    output: str
+
+
+def call(machine: Machine, resource: Resource, action: str, timeout: float = 90) -> Step:
+    """Call one agent's action as Pacemaker would."""
+    environment = {
+        "OCF_ROOT": "/usr/lib/ocf", "OCF_RA_VERSION_MAJOR": "1", "OCF_RA_VERSION_MINOR": "1",
+        "OCF_RESOURCE_INSTANCE": resource.name, "OCF_RESOURCE_TYPE": resource.agent.split("/")[1],
+        "OCF_RESOURCE_PROVIDER": resource.agent.split("/")[0],
+        "OCF_RESKEY_CRM_meta_timeout": str(int(timeout * 1000)),
+        "OCF_RESKEY_crm_feature_set": "3.16.1", "HA_RSCTMP": "/run/resource-agents",
+        "HA_LOGFACILITY": "daemon", "HA_logfacility": "daemon",
+        **{f"OCF_RESKEY_{name}": value for name, value in resource.parameters.items()},
+    }  # fmt: skip
+    if action == "monitor":
+        environment["OCF_RESKEY_CRM_meta_interval"] = "10000"
+    start = time.monotonic()
+    done: Done = machine.run(
+        f"/usr/lib/ocf/resource.d/{resource.agent}", action,
+        env=environment, timeout=timeout, check=False,
+    )  # fmt: skip
+    return Step(
+        resource.name, action, done.rc, time.monotonic() - start, (done.out + done.err).strip()
+    )
+
+
+class AgentFailed(AssertionError):
+    """An agent's action did not succeed; the steps so far are in the text."""
+
+
+def run_group(machine: Machine, resources: tuple[Resource, ...], action: str) -> list[Step]:
+    """Call an action of every agent, in group order (stop: backwards). Raises AgentFailed."""
+    steps = []
+    for resource in reversed(resources) if action == "stop" else resources:
+        steps.append(call(machine, resource, action))
+        if steps[-1].rc != 0:
+            table = "\n".join(f"{s.resource} {s.action}: rc {s.rc} {s.output}" for s in steps)
+            raise AgentFailed(f"{machine.name}:\n{table[-3000:]}")
+    return steps

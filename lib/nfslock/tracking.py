@@ -55,17 +55,20 @@ _STATE = "/var/lib/nfs"
 def find(system: System, wanted: str = "auto") -> Store:
     """The store that nfsd uses, or will use, on this node. MissingError when there is none."""
     kind = wanted if wanted != "auto" else _detect(system)
-    if kind == "nfsdcld":
-        running = daemon(system)
-        place = running[1] if running else (
-            nfsconf.setting(system, "nfsdcld", "storagedir") or f"{_STATE}/nfsdcld")
-        return Nfsdcld(system, place, live=running is not None)
-    if kind == "nfsdcltrack":
-        return Nfsdcltrack(
-            system, nfsconf.setting(system, "nfsdcltrack", "storagedir") or f"{_STATE}/nfsdcltrack")
+    if kind not in KINDS:
+        raise ConfigError(f"v4_tracking={wanted}: use auto or one of {', '.join(KINDS)}")
     if kind == "v4recovery":
         return Directory(system, _kernel_directory(system) or f"{_STATE}/v4recovery")
-    raise ConfigError(f"v4_tracking={wanted}: use auto or one of {', '.join(KINDS)}")
+    running = daemon(system) if kind == "nfsdcld" else None
+    place = nfsconf.setting(system, kind, "storagedir") or f"{_STATE}/{kind}"
+    return at(system, kind, running[1] if running else place, live=running is not None)
+
+
+def at(system: System, kind: str, directory: str, live: bool = False) -> Store:
+    """The store of that form in that directory; `live`: nfsdcld works on it now."""
+    if kind == "nfsdcld":
+        return Nfsdcld(system, directory, live)
+    return (Nfsdcltrack if kind == "nfsdcltrack" else Directory)(system, directory)
 
 
 def _detect(system: System) -> str:

@@ -100,6 +100,9 @@ class Nfsdcld:
         if view == self._view:
             fresh = self._tails(connection, names)
             if fresh is not None:
+                for owner in fresh:
+                    # The full id has come: the hash that stood for it is no client of its own.
+                    self._rows.pop(recovery.hashed(recovery.name_of(owner)), None)
                 self._rows.update(fresh)
                 return fresh, []
         before = self._view

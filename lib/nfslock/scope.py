@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The NFSv4.1 server scope: what nfsd announces, and making it the service's.
+
+Clients of 4.1 and later reclaim only from a server of the scope they know (RFC 8881 2.10.4,
+8.4.2.1). nfsd takes the host name of the process that last set its thread count, unless told
+otherwise: every `rpc.nfsd N` or `echo N > threads` on a running server resets it. Here it is set by
+exactly that, right after nfs-server.service has started nfsd and before any address is up: the same
+count is written again under the wanted host name. That works with every kernel and nfs-utils.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+from . import kernel, nfsconf, rpc
+from .errors import ConfigError, Error
+from .system import Like, System
+
+#: Longest scope (bytes): nfsd keeps it as a host name (__NEW_UTS_LEN).
+MAX_SCOPE = 64
+_UNIT = "nfs-server.service"
+_DROP_IN = f"/run/systemd/system/{_UNIT}.d/nfslock-scope.conf"
+#: Where the stock nfsserver agent keeps its nfs_server_scope; it has its own way to set it.
+STOCK = "/run/sysconfig/nfs-server-scope"
+_SET = ('echo "$0" > /proc/sys/kernel/hostname && read count < /proc/fs/nfsd/threads && '
+        'echo "$count" > /proc/fs/nfsd/threads')
+_EXCHANGE_ID, _COMPOUND = 42, 1
+
+
+def stock(system: System) -> str | None:
+    """The scope that the nfsserver resource sets by itself; None when it sets none."""
+    try:
+        text = system.read(STOCK).decode(errors="replace")
+    except (OSError, ValueError):
+        return None
+    for line in text.splitlines():
+        if line.startswith("NFS_SERVER_SCOPE="):
+            return line.partition("=")[2].strip().strip('"')
+    return None
+
+
+def wanted(system: System, configured: str, default: str) -> str:
+    """The scope that clients shall see. ConfigError when two places say different things."""
+    scope = configured or default
+    for place, found in (("nfs.conf ([nfsd] scope)", nfsconf.setting(system, "nfsd", "scope")),
+                         ("nfsserver (nfs_server_scope)", stock(system))):
+        if not found or found == scope:
+            continue
+        if configured or not place.startswith("nfsserver"):
+            raise ConfigError(
+                f"{place} sets the NFSv4 server scope to {found}, this resource to {scope}: all "
+                f"nodes must announce the same; set server_scope={found} or remove it there")
+        return found
+    return scope
+
+
+def install(system: System, scope: str) -> bool:
+    """Have systemd set the scope whenever it starts nfsd; False where systemd does not run."""
+    if not _systemd(system):
+        return False
+    command = _SET.replace('"$0"', scope).replace("$", "$$").replace('"', "")
+    text = (
+        "# Written by nfslock while its service is on this node.\n[Service]\n"
+        f"ExecStartPost=/bin/sh -c 'test -e {STOCK} || "
+        f"exec unshare --uts /bin/sh -c \"{command}\"'\n")
+    place, name = os.path.split(_DROP_IN)
+    if system.identity(_DROP_IN) is None or system.read(_DROP_IN) != text.encode():
+        os.makedirs(system.path(place), exist_ok=True)
+        system.write(place, {name: text.encode()}, Like(0o644), durable=False)
+        _reload(system)
+    return True
+
+
+def uninstall(system: System) -> None:
+    """Let nfsd announce what it did before."""
+    if system.identity(_DROP_IN) is not None:
+        system.remove(os.path.dirname(_DROP_IN), [os.path.basename(_DROP_IN)])
+        _reload(system)
+
+
+def _systemd(system: System) -> bool:
+    return os.path.isdir(system.path("/run/systemd/system"))
+
+
+def _reload(system: System) -> None:
+    code, out = system.run("systemctl", "daemon-reload", timeout=60.0)
+    if code:
+        raise Error(f"`systemctl daemon-reload` failed ({code}): {out}")
+
+
+def announce(system: System, scope: str) -> None:
+    """Set the scope of the running nfsd now. Clients notice at their next EXCHANGE_ID only."""
+    code, out = system.run("unshare", "--uts", "/bin/sh", "-c", _SET, scope)
+    if code:
+        raise Error(f"the NFSv4 server scope cannot be set to {scope}: {out}")
+
+
+def announced(address: str) -> str | None:
+    """What the nfsd on this address announces; None when it does not tell.
+
+    It is asked as a client would ask (EXCHANGE_ID, RFC 8881 18.35), for no kernel file says it. The
+    client that this makes is unconfirmed, has no record and is gone after a lease. nfsd answers
+    only hosts that may mount something: an export for a subnet includes its own addresses, one for
+    single hosts does not.
+    """
+    owner = rpc.xdr_string(b"nfslock asks for the server scope")
+    question = (rpc.xdr_string(b"") + rpc.xdr_uint(1, 1, _EXCHANGE_ID) + b"nfslock\0" + owner
+                + rpc.xdr_uint(0, 0, 0))
+    message = rpc.encode_call(random.getrandbits(32), rpc.NFS, 4, _COMPOUND, question)
+    body = kernel.call(address, 2049, message, tcp=True)
+    try:
+        return _scope(body) if body is not None else None
+    except rpc.RpcError:
+        return None
+
+
+def _scope(body: bytes) -> str | None:
+    """The scope in a COMPOUND reply with one EXCHANGE_ID."""
+    status, offset = rpc.read_uint(body)
+    _, offset = rpc.read_string(body, offset)
+    if status:
+        return None
+    # Count, operation, its status, client id (2), sequence id, flags, state protection, minor id.
+    offset += 4 * 8
+    offset += 8
+    _, offset = rpc.read_string(body, offset)
+    scope, _ = rpc.read_string(body, offset)
+    return scope.decode(errors="replace")
+
+
+def check(system: System, address: str, scope: str) -> str:
+    """Error when nfsd announces another scope; else what is known of it, in words.
+
+    Where nfsd does not answer this node, nobody can tell.
+    """
+    found = announced(address)
+    if found is None:
+        return f"not known (nfsd does not answer EXCHANGE_ID from {address})"
+    if found != (stock(system) or scope):
+        raise Error(
+            f"nfsd announces the NFSv4 server scope {found} instead of {scope}: after a failover "
+            "clients would not reclaim; a change of the thread count on the running server does "
+            "this (rpc.nfsd N): restart nfs-server, or set it as `nfslock` does, with the host "
+            "name changed in a UTS namespace")
+    return found

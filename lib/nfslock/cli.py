@@ -31,10 +31,25 @@ def _describe(system: System, service: str) -> dict[str, object]:
         "lag": round(system.monotonic() - float(status.get("last_sweep", 0)), 1) if alive else None,
         "notify": {"total": total, "notified": total - left, "left": left},
         "callout": {"confirmed": int(status.get("confirmed", 0)), "missed": files.missed()},
+        **_describe_v4(system, mark, status),
         "waiting_for": status.get("waiting_for", ""),
         "problem": status.get("problem", ""),
         "pid": alive,
     }
+
+
+def _describe_v4(
+    system: System, mark: dict[str, str], status: dict[str, str]
+) -> dict[str, object]:
+    """The NFSv4 part, nothing without NFSv4; grace: seconds left at most, by server."""
+    from . import grace
+
+    if not mark.get("v4_store"):
+        return {}
+    kind, _, place = mark["v4_store"].partition(" ")
+    return {"v4_records": int(status.get("v4_records") or 0), "v4_tracking": kind,
+            "v4_store": place, "grace": {name: f"{left} s" for name, left in
+                                         grace.remaining(system).items()} or "none"}
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -67,6 +82,13 @@ def _supervise(arguments: argparse.Namespace) -> int:
     return supervise.supervise(arguments.service)
 
 
+def _setup_node(arguments: argparse.Namespace) -> int:
+    from . import setup_node
+
+    return setup_node.run(
+        System(arguments.root.rstrip("/")), arguments.check, arguments.undo, arguments.apply)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parser = argparse.ArgumentParser("nfslock", description="NFS file locks over a failover")
@@ -76,6 +98,14 @@ def main(argv: list[str] | None = None) -> int:
     status.add_argument("--json", action="store_true", help="for programs")
     status.add_argument("service", nargs="*", help="resource names (default: all)")
     status.set_defaults(action=_status)
+    setup = commands.add_parser(
+        "setup-node", help="prepare this node: statd's callout, systemd units (default: a diff)")
+    how = setup.add_mutually_exclusive_group()
+    how.add_argument("--check", action="store_true", help="only name what is missing; 1 if any")
+    how.add_argument("--apply", action="store_true", help="make the changes")
+    setup.add_argument("--undo", action="store_true", help="take the changes back")
+    setup.add_argument("--root", default="", help="work below this directory")
+    setup.set_defaults(action=_setup_node)
     for name, action, text in (
         ("propagate", _propagate, "the propagator daemon (started by the resource agent)"),
         ("supervise", _supervise, "the propagator's supervisor (where systemd does not run)"),

@@ -14,10 +14,11 @@ LIBRARY = ROOT / "lib/nfslock"
 
 #: Each module may import from its own layer and those below it.
 LAYERS = [
-    {"errors", "params", "nsm", "rpc", "owner", "plan", "roster", "notify", "tickle"},
+    {"errors", "params", "nsm", "rpc", "owner", "plan", "roster", "notify", "tickle", "recovery"},
     {"system"},
     {"holding", "statd", "kernel", "events", "notify_io", "resolver", "runtime", "tickle_io"},
-    {"mirror", "announce", "supervise", "monitor", "deep", "actions", "callout_server"},
+    {"mirror", "announce", "supervise", "monitor", "deep", "actions", "callout_server",
+     "setup_node"},
     {"agent", "cli", "propagator", "callout", "__main__"},
 ]
 PURE = LAYERS[0]

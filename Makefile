@@ -38,6 +38,13 @@ unit: .venv/ok ## tests that need no root
 host: apt-test .venv/ok ## tests with real daemons in namespaces (root)
 	$(VENV)/pytest tests/host
 
+callout: build/nfslock-callout ## build statd's callout in C (install takes the Python form without)
+
+build/nfslock-callout: lib/nfslock/callout.c
+	mkdir -p build
+	$(CC) -std=gnu11 -O2 -Wall -Wextra -static -o $@ $< || \
+	  $(CC) -std=gnu11 -O2 -Wall -Wextra -o $@ $<
+
 metadata: ## write metadata/nfslock.xml anew from the parameter declarations
 	agents/nfslock meta-data > metadata/nfslock.xml.new
 	mv metadata/nfslock.xml.new metadata/nfslock.xml
@@ -47,7 +54,10 @@ install: ## install agent, library and command (DESTDIR=, OCF_ROOT=)
 	install -m 0755 agents/nfslock $(AGENTDIR)/nfslock
 	install -m 0644 lib/nfslock/*.py $(LIBDIR)/nfslock
 	install -m 0644 lib/nfslock/_vendor/*.py $(LIBDIR)/nfslock/_vendor
-	chmod 0755 $(LIBDIR)/nfslock/__main__.py
+	chmod 0755 $(LIBDIR)/nfslock/__main__.py $(LIBDIR)/nfslock/callout.py
+	if command -v $(CC) >/dev/null; then $(MAKE) -s callout; fi
+	install -m 0755 $$(ls build/nfslock-callout 2>/dev/null || echo lib/nfslock/callout.py) \
+	  $(DESTDIR)$(SBINDIR)/nfslock-callout
 	ln -sfr $(LIBDIR)/nfslock/__main__.py $(DESTDIR)$(SBINDIR)/nfslock
 	install -d $(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8
 	doc/manpage.py > $(DESTDIR)$(MANDIR)/man7/ocf_flm_nfslock.7
@@ -70,4 +80,4 @@ apt-test:
 	$(VENV)/pip -q --disable-pip-version-check install $(PY_TEST)
 	touch $@
 
-.PHONY: help demo check lint unit host metadata install clean apt-test
+.PHONY: help demo check lint unit host callout metadata install clean apt-test

@@ -19,7 +19,7 @@ import pytest
 
 from tests.support.hosts import Node, read_directory
 from tests.support.machine import CHECKOUT
-from tests.support.service import DEGRADED, HOLDING, MOUNT_POINT, OK, SM, Cluster
+from tests.support.service import COMMAND, DEGRADED, HOLDING, MOUNT_POINT, OK, SM, Cluster
 from tests.support.wait import wait_until
 
 ONE, TWO = "192.0.2.101", "192.0.2.102"
@@ -225,6 +225,23 @@ def test_nobody_waits_for_a_stopped_service(bring_up: Up) -> None:
     cluster.service.bring_down(cluster.a)
     cluster.a.sm_mon(ONE)  # would outlast the call's own limit
     assert not cluster.a.path("/run/nfslock/locks").exists()
+
+
+@pytest.mark.parametrize("before", ["", "[statd]\nha-callout=/bin/true\n"])
+def test_statd_reads_what_setup_node_writes(pair: Cluster, binary: Path, before: str) -> None:
+    """The drop-in is read by the real statd, and wins over another callout in nfs.conf."""
+    service, a = pair.service, pair.a
+    install(a, "c", binary)
+    a.path("/etc/nfs.conf").write_text(before)
+    assert a.run(COMMAND, "setup-node", "--check", check=False).returncode == 1
+    a.run(COMMAND, "setup-node", "--apply")
+    assert a.run(COMMAND, "setup-node", "--check").stdout.startswith("this node has what")
+    service.bring_up(a)
+    for client in CLIENTS:
+        a.sm_mon(client)
+        assert client in held(pair, a)
+    all_confirmed = {"confirmed": len(CLIENTS), "missed": 0}
+    wait_until(lambda: service.status(a)["callout"] == all_confirmed, "all confirmed")
 
 
 CONNECT = """

@@ -113,6 +113,14 @@ class Start:
             time.sleep(0.01)
 
 
+def _advise(system: System) -> None:
+    """Say what this node lacks; locks are kept without it, but not in every case."""
+    from . import setup_node
+
+    for line in setup_node.missing(system):
+        ocf.logger.warning("%s (see `nfslock setup-node`)", line)
+
+
 def start(system: System, config: params.Config, service: str, raw: Mapping[str, str]) -> None:
     """Claim the records, put them in place, and start to keep them. Returns when all is durable."""
     if os.geteuid():
@@ -124,6 +132,7 @@ def start(system: System, config: params.Config, service: str, raw: Mapping[str,
     this = Start(system, config, service)
     if this.already():
         return
+    _advise(system)
     for step in plan.start(this.observe(), this.wanted()):
         this.execute(step, raw)
     owner = this.holding.owner
@@ -213,6 +222,7 @@ def validate(system: System, config: params.Config, service: str, level: int) ->
     """Level 0: the parameters alone (they are parsed already). Level 10: this node, too."""
     if level < 10 or not config.lock_migration:
         return
+    _advise(system)
     statd_dir = statd.find_directory(system, config.statd_dir)
     if examine_place(system, config.holding_dir, statd_dir):
         Holding(system, config.holding_dir, service).examine()

@@ -254,7 +254,11 @@ def test_a_disk_with_errors(mounted: Cluster, calls: str) -> None:
     assert a.statd_answers()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"generation": "two"}', "\x00" * 100])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "{}", '{"generation": "two"}', "\x00" * 100],
+    ids=["empty", "cut short", "list", "nothing in it", "wrong type", "zeros"],
+)
 def test_a_corrupt_owner(mounted: Cluster, content: str) -> None:
     service, a = mounted.service, mounted.a
     records = used_before(mounted)
@@ -268,7 +272,9 @@ def test_a_corrupt_owner(mounted: Cluster, content: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x01", b"\x00" * 4, b"\xff" * 4, b"\x02\0\0\0", b"x" * 99]
+    "content",
+    [b"", b"\x01", b"\x00" * 4, b"\xff" * 4, b"\x02\0\0\0", b"x" * 99],
+    ids=["empty", "cut short", "zero", "negative", "even", "long"],
 )
 def test_a_corrupt_state_number(mounted: Cluster, content: bytes) -> None:
     """It is not a reason to refuse: the number is known from owner.json too, and only grows."""

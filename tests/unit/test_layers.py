@@ -14,9 +14,11 @@ LIBRARY = ROOT / "lib/nfslock"
 
 #: Each module may import from its own layer and those below it.
 LAYERS = [
-    {"errors", "params", "nsm", "rpc", "owner", "plan", "roster", "notify", "tickle", "recovery"},
+    {"errors", "params", "nsm", "rpc", "owner", "plan", "roster", "notify", "tickle", "recovery",
+     "kernel_tables", "release_plan"},
     {"system"},
-    {"holding", "statd", "kernel", "events", "notify_io", "resolver", "runtime", "tickle_io"},
+    {"holding", "statd", "kernel", "events", "notify_io", "resolver", "runtime", "tickle_io",
+     "holders", "clients", "release"},
     {"mirror", "announce", "supervise", "monitor", "deep", "actions", "callout_server",
      "setup_node"},
     {"agent", "cli", "propagator", "callout", "__main__"},

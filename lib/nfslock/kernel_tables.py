@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's own tables of mounts, locks and NFSv4 state, taken apart (pure).
+
+Devices are MAJOR:MINOR in decimal, as mountinfo has them: that is the superblock's number, which
+/proc/locks and nfsd's states show (in hexadecimal); st_dev differs from it on btrfs.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+_STATE = re.compile(r"type: ([a-z]+)")
+_SUPERBLOCK = re.compile(r'superblock: "([0-9a-f]+):([0-9a-f]+):(\d+)"')
+_FILE = re.compile(r'filename: "(.*?)"(?:, owner:| ?}|, admin|$)')
+_OCTAL = re.compile(r"\\([0-7]{3})")
+#: Bit of SIGKILL in the signal masks of /proc/PID/status.
+_SIGKILL = 1 << 8
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of /proc/PID/mountinfo (proc(5)); paths are plain, options the superblock's."""
+
+    device: str
+    root: str
+    point: str
+    kind: str
+    source: str
+    options: tuple[str, ...]
+
+    def option(self, name: str) -> str:
+        """The value of an option NAME=VALUE, "" when it is not there."""
+        return next((o.partition("=")[2] for o in self.options if o.startswith(f"{name}=")), "")
+
+
+@dataclass(frozen=True)
+class Lock:
+    """One line of /proc/locks; `holder` is the command name of its pid, "" when that is gone."""
+
+    kind: str
+    pid: int
+    device: str
+    inode: int
+    holder: str = ""
+
+
+@dataclass(frozen=True)
+class State:
+    """One NFSv4 stateid: open, lock, deleg, layout; device "" where nfsd shows no file."""
+
+    kind: str
+    device: str
+    inode: int
+    file: str
+    revoked: bool
+
+
+@dataclass(frozen=True)
+class Client:
+    """One NFSv4 client that nfsd knows: its number in /proc/fs/nfsd/clients and its state."""
+
+    number: int
+    address: str
+    states: tuple[State, ...] = ()
+
+    def on(self, devices: Collection[str]) -> tuple[State, ...]:
+        """Its live state on these devices."""
+        return tuple(s for s in self.states if s.device in devices and not s.revoked)
+
+
+def unescape(text: str) -> str:
+    """The kernel and exportfs write blanks and the like as a backslash and three octal digits."""
+    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), text)
+
+
+def escape(text: str) -> str:
+    """The same the other way: what qword_get() in the kernel's net/sunrpc/cache.c reads back."""
+    return "".join(f"\\{ord(c):03o}" if c in " \t\n\\" else c for c in text)
+
+
+def parse_mounts(text: str) -> tuple[Mount, ...]:
+    """The mounts of a mountinfo file, in its order: a later one covers an earlier."""
+    found = []
+    for line in text.splitlines():
+        left, _, right = line.partition(" - ")
+        first, last = left.split(" "), right.split(" ")
+        if len(first) >= 6 and len(last) >= 3:
+            found.append(Mount(first[2], unescape(first[3]), unescape(first[4]), last[0],
+                               unescape(last[1]), tuple(last[2].split(","))))
+    return tuple(found)
+
+
+def mount_of(mounts: Iterable[Mount], path: str) -> Mount | None:
+    """The mount that a path (without symbolic links) lies on: the longest, and latest, above it."""
+    best = None
+    for mount in mounts:
+        inside = mount.point in ("/", path) or path.startswith(f"{mount.point}/")
+        if inside and (best is None or len(mount.point) >= len(best.point)):
+            best = mount
+    return best
+
+
+def parse_locks(text: str) -> tuple[Lock, ...]:
+    """The locks of /proc/locks, those that wait for another ("->") too; fs/locks.c."""
+    found = []
+    for line in text.splitlines():
+        fields = [word for word in line.split() if word != "->"]
+        try:
+            device, inode = _where(*fields[5].split(":"))
+            found.append(Lock(fields[1], int(fields[4]), device, inode))
+        except (IndexError, ValueError, TypeError):
+            continue  # no inode any more
+    return tuple(found)
+
+
+def _where(major: str, minor: str, inode: str) -> tuple[str, int]:
+    return f"{int(major, 16)}:{int(minor, 16)}", int(inode)
+
+
+def parse_states(text: str) -> tuple[State, ...]:
+    """The stateids of /proc/fs/nfsd/clients/N/states; fs/nfsd/nfs4state.c.
+
+    The file name is the client's choice and stands there as it is: what counts is read before or
+    after it.
+    """
+    found = []
+    for line in text.splitlines():
+        kind, superblock, file = _STATE.search(line), _SUPERBLOCK.search(line), _FILE.search(line)
+        if kind is None:
+            continue
+        device, inode = _where(*superblock.groups()) if superblock else ("", 0)
+        found.append(State(kind[1], device, inode, file[1] if file else "",
+                           line.rstrip().endswith(", admin-revoked }")))
+    return tuple(found)
+
+
+def parse_address(info: str) -> str:
+    """The client's address, without the port, from /proc/fs/nfsd/clients/N/info."""
+    for line in info.splitlines():
+        name, _, value = line.partition(": ")
+        if name == "address":
+            return value.strip().strip('"').rpartition(":")[0].strip("[]")
+    return "?"
+
+
+def honours_kill(status: str) -> bool:
+    """Whether a kernel thread with this /proc/PID/status takes SIGKILL: caught and not ignored.
+
+    Kernel threads ignore every signal; lockd allowed itself this one until 6.6 (fs/lockd/svc.c).
+    """
+    masks = {}
+    for line in status.splitlines():
+        name, _, value = line.partition(":")
+        if name in ("SigIgn", "SigCgt"):
+            masks[name] = int(value, 16)
+    return bool(masks.get("SigCgt", 0) & ~masks.get("SigIgn", 0) & _SIGKILL)

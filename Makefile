@@ -14,7 +14,7 @@ APT_RUN  = python3 python3-psutil
 APT_TEST = $(APT_RUN) python3-venv python3-lxml nfs-common nfs-kernel-server rpcbind iproute2 \
 	e2fsprogs util-linux strace libxml2-utils resource-agents pcs crmsh pacemaker-cli-utils gcc \
 	libc6-dev sqlite3
-PY_TEST  = pytest hypothesis lxml psutil mypy ruff lxml-stubs types-psutil
+PY_TEST  = pytest pytest-timeout hypothesis lxml psutil mypy ruff lxml-stubs types-psutil
 
 VENV     = .venv/bin
 SOURCES  = lib agents agents/nfslock doc tests
@@ -62,7 +62,7 @@ install: ## install agent, library and command (DESTDIR=, OCF_ROOT=)
 	install -d $(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8
 	doc/manpage.py > $(DESTDIR)$(MANDIR)/man7/ocf_flm_nfslock.7
 	install -m 0644 doc/nfslock.8 $(DESTDIR)$(MANDIR)/man8
-	$(PYTHON) -m compileall -q $(LIBDIR)/nfslock
+	$(PYTHON) -m compileall -q -s "$(DESTDIR)" -p / $(LIBDIR)/nfslock
 
 clean: ## remove what the other targets made
 	rm -rf .venv .cache build

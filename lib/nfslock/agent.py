@@ -7,6 +7,7 @@ reload-agent and validate-all need is imported by them.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` itself costs an import of enum
 import os
 
 from . import errors, params
@@ -36,6 +37,14 @@ _ACTIONS = (
 #: An action gives up this long before Pacemaker's own limit, so that its reason is heard.
 _MARGIN = 1.0
 _TIMEOUT = "OCF_RESKEY_CRM_meta_timeout"
+
+
+class _Expired(BaseException):
+    """Pacemaker's time is nearly up. No handler on the way may take it for a lesser failure.
+
+    An unfinished stop is a failed stop: the cluster fences the node rather than start the service
+    a second time.
+    """
 
 
 def _service() -> str:
@@ -100,18 +109,21 @@ def _validate() -> None:
 
 def _give_up_in_time() -> None:
     """Let a SIGALRM end the action shortly before Pacemaker would kill it without a reason."""
-    import _signal  # type: ignore[import-not-found]  # signal itself costs an enum import
-
     text = os.environ.get(_TIMEOUT, "")
     if not text.isdigit():
         return
     limit = int(text) / 1000
 
     def expired(_number: int, _frame: object) -> None:
-        raise errors.Error(f"{_service()}: {ocf.OCF_ACTION} did not end within {limit:g} s")
+        raise _Expired(f"{_service()}: {ocf.OCF_ACTION} did not end within {limit:g} s")
 
     _signal.signal(_signal.SIGALRM, expired)
     _signal.setitimer(_signal.ITIMER_REAL, max(limit - _MARGIN, limit / 2))
+
+
+def _in_time() -> None:
+    """The action has ended: no alarm any more."""
+    _signal.setitimer(_signal.ITIMER_REAL, 0)
 
 
 def _guarded(action: Callable[[], None]) -> Callable[[], int]:
@@ -120,16 +132,17 @@ def _guarded(action: Callable[[], None]) -> Callable[[], int]:
         _give_up_in_time()
         try:
             action()
+        except _Expired as error:
+            raise ocf.OcfError(str(error), errors.GENERIC) from None
         except errors.Error as error:
             # A probe of what is not started here is an answer, not a complaint.
             if isinstance(error, errors.NotRunning):
                 return errors.NOT_RUNNING
-            if ocf.OCF_ACTION == "stop":
-                ocf.logger.error("%s", error)
-                return errors.OK
             if ocf.is_probe() and isinstance(error, errors.ConfigError):
                 return errors.NOT_RUNNING
             raise ocf.OcfError(str(error), error.code) from error
+        finally:
+            _in_time()
         return errors.OK
     return handler
 

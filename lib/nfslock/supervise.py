@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+from ._vendor import ocf
 from .errors import Error
 from .runtime import Runtime
 from .system import System
@@ -73,7 +74,10 @@ def end(runtime: Runtime) -> bool:
     # Without parameters none of them starts again.
     runtime.remove("parameters")
     if has_systemd(system):
-        system.run("systemctl", "stop", unit(runtime.service), timeout=20.0)
+        try:
+            system.run("systemctl", "stop", unit(runtime.service), timeout=20.0)
+        except Error as error:
+            ocf.logger.warning("%s: ending the propagator by its pid", error)
     ended = True
     for pairs in (parent, status):
         pid = runtime.process(pairs)

@@ -93,7 +93,7 @@ def with_migration(cluster: Cluster) -> None:
     service = cluster.service
     service.agent.parameters["lock_migration"] = "yes"
     begin(cluster)
-    service.held(cluster.a, *map(ip_of, cluster.clients))
+    service.durable(cluster.a, *map(ip_of, cluster.clients))
     state = service.state(cluster.a)
     tell("nodeA", f"nfslock has both records on the shared disk, and state number {state}")
     began = fail_over(cluster)

@@ -41,7 +41,7 @@ def start_with_locks(cluster: Cluster) -> Node:
     a = cluster.a
     cluster.service.bring_up(a)
     cluster.lock(a)
-    cluster.service.held(a, *map(ip_of, cluster.clients))
+    cluster.service.durable(a, *map(ip_of, cluster.clients))
     return a
 
 
@@ -140,13 +140,13 @@ def test_a_lock_taken_after_the_takeover_counts_too(cluster: Cluster) -> None:
     a, b = cluster.a, cluster.b
     service.bring_up(a)
     cluster.lock(a, old)
-    service.held(a, ip_of(old))
+    service.durable(a, ip_of(old))
     a.power_off()
     a = cluster.reboot(a)
     service.bring_up(b)
     wait_until(old.accepted, "the first client accepted")
     cluster.lock(b, new)
-    service.held(b, ip_of(new))
+    service.durable(b, ip_of(new))
     b.power_off()
     service.bring_up(a)
     wait_until(new.accepted, "the second client accepted", otherwise=lambda: told(cluster, new))
@@ -162,7 +162,7 @@ def test_two_addresses_of_both_families(new_cluster: Callable[..., Cluster]) -> 
     service.bring_up(cluster.a)
     for name in (ipv4, ipv6):
         cluster.a.sm_mon(name)
-    service.held(cluster.a, ipv4, ipv6)
+    service.durable(cluster.a, ipv4, ipv6)
     cluster.a.power_off()
     service.bring_up(cluster.b)
     wait_until(
@@ -182,7 +182,8 @@ def test_a_record_under_a_host_name_needs_no_resolver(new_cluster: Callable[...,
     service.bring_up(cluster.a)
     cluster.lock(cluster.a)
     assert set(cluster.a.sm_records()) == {"desk.example.com"}
-    wait_until(lambda: set(service.records(cluster.a)) == {ip_of(client)}, "held by address")
+    wait_until(lambda: service.told(cluster.a).get("records") == "1", "held")
+    assert set(service.records(cluster.a)) == {ip_of(client)}, "by address"
     line = cluster.a.sm_records()["desk.example.com"]
     assert service.records(cluster.a)[ip_of(client)] == line
     cluster.a.power_off()

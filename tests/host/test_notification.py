@@ -34,7 +34,7 @@ def moved(cluster: Cluster) -> Cluster:
     service.mount(a)
     service.start(a)
     cluster.lock(a)
-    service.held(a, *map(ip_of, cluster.clients))
+    service.durable(a, *map(ip_of, cluster.clients))
     a.power_off()
     service.mount(cluster.b)
     service.start(cluster.b)

@@ -119,6 +119,10 @@ def test_nothing_is_deleted_while_the_service_leaves(up: Cluster) -> None:
         a.sm_unmon(client)
     service.unserve(a)
     assert a.sm_records() == {}
+    # Longer than a record of a standing service would have lasted (plan.patience: 10 s).
+    absent = float(service.told(a)["last_sweep"])
+    wait_until(lambda: float(service.told(a)["last_sweep"]) > absent + 11, "11 s of sweeps")
+    assert service.records(a) == before
     service.stop(a)
     assert service.records(a) == before
     service.umount(a)

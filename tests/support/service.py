@@ -220,6 +220,14 @@ class Service:
             ),
         )
 
+    def durable(self, node: Node, *addresses: str) -> None:
+        """As held(), and the propagator says so too: what is only visible may yet be lost."""
+        self.held(node, *addresses)
+        wait_until(
+            lambda: int(self.told(node).get("records", 0)) >= len(self.records(node)),
+            f"{node.name}: records of {addresses} durable",
+        )
+
     def log(self, node: Machine) -> str:
         """Return the cluster log of a node, for messages of failed tests."""
         return node.read(LOG)

@@ -19,13 +19,25 @@ FLOOR = "python3 -I -S"
 def rows(node: Node, place: rig.Rig, repeat: int) -> list[Row]:
     """Time monitor of a started service and meta-data. repeat: times eight runs, interleaved."""
     node.agent("start")
+    mountd = pretend_nfsd()
     try:
         return [
             measure("monitor, level 0, service started", "monitor", node, place, repeat * 8),
             measure("meta-data", "meta-data", node, place, repeat * 8),
         ]
     finally:
+        mountd.kill()
+        mountd.wait()
+        rig.run("umount /proc/fs")
         node.agent("stop")
+
+
+def pretend_nfsd() -> subprocess.Popen[bytes]:
+    """Let the stock monitor find nfsd and mountd, or it returns early; return what to kill."""
+    rig.run("mount -t tmpfs tmpfs /proc/fs")
+    Path("/proc/fs/nfsd").mkdir()
+    Path("/proc/fs/nfsd/threads").write_text("8\n")
+    return subprocess.Popen(["rpc.mountd", "3600"], executable="/bin/sleep")
 
 
 def measure(work: str, action: str, node: Node, place: rig.Rig, count: int) -> Row:

@@ -34,7 +34,7 @@ def main() -> None:
             "until the last live client has its SM_NOTIFY",
             lambda args: notification.rows(place[0], args.repeat, args.patience),
         ),
-        "frequent": (
+        "monitor": (
             "actions that run all the time",
             lambda args: frequent.rows(server(), place[0], args.repeat),
         ),

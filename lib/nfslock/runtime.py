@@ -47,11 +47,15 @@ class Runtime:
         self.system.write(self.directory, {name: "".join(lines).encode()}, _PUBLIC, durable=False)
 
     def remove(self, *names: str) -> None:
-        """Remove files and, once it is empty, the directory."""
+        """Remove files and, once it is empty, the directory.
+
+        What cannot be removed stays: a stop must not fail for it, and monitor does not take a
+        file for a running service.
+        """
         for name in names:
             try:
                 os.unlink(self.system.path(f"{self.directory}/{name}"))
-            except FileNotFoundError:
+            except OSError:
                 continue
         try:
             os.rmdir(self.system.path(self.directory))

@@ -11,8 +11,9 @@ import stat
 import time
 from dataclasses import replace
 
-from . import callout_server, errors, params, plan, statd, supervise
+from . import callout_server, errors, leave, neighbours, params, plan, statd, supervise
 from ._vendor import ocf
+from .bounded import Hanging, bounded
 from .holding import Holding, examine_place
 from .mirror import Mirror
 from .owner import Owner
@@ -132,6 +133,9 @@ def start(system: System, config: params.Config, service: str, raw: Mapping[str,
     this = Start(system, config, service)
     if this.already():
         return
+    neighbours.enter(system, service)
+    neighbours.check_clients(system, config)
+    noted = leave.noted(system, config)
     _advise(system)
     for step in plan.start(this.observe(), this.wanted()):
         this.execute(step, raw)
@@ -139,11 +143,11 @@ def start(system: System, config: params.Config, service: str, raw: Mapping[str,
     this.holding.check_owner()
     runtime.write("started", {
         "lock_migration": "yes", "generation": owner.generation if owner else 0,
-        "statd_dir": this.statd_dir, "holding_dir": config.holding_dir})
+        "statd_dir": this.statd_dir, "holding_dir": config.holding_dir, **noted})
 
 
 def stop(system: System, service: str, holding_dir: str) -> None:
-    """Copy what is left, end the propagator, mark a clean stop. Never fails for want of storage."""
+    """Copy what is left, release the locks, mark a clean stop. Never fails for want of storage."""
     runtime = Runtime(system, service)
     mark = runtime.read("started") or runtime.read("parameters")
     statd_dir = (mark or {}).get("statd_dir", "")
@@ -152,12 +156,20 @@ def stop(system: System, service: str, holding_dir: str) -> None:
     # Other services' clients must not wait for a propagator that is gone.
     runtime.remove("callout.sock")
     directory = (mark or {}).get("holding_dir") or holding_dir
+    copied = hangs = False
     if directory and (mark or {}).get("lock_migration") != "no":
         try:
-            _bounded(lambda: _leave(system, service, directory, statd_dir), _LAST_SWEEP)
+            bounded(lambda: _leave(system, service, directory, statd_dir), _LAST_SWEEP,
+                    "the last copy")
+            copied = True
         except errors.Error as error:
+            hangs = isinstance(error, Hanging)
             ocf.logger.warning("the service is stopped without a last copy: %s", error)
-    runtime.remove("started", "parameters", "status", "supervisor", *callout_server.FILES)
+    # On a disk that hangs even a file that is closed may wait, with a lock of nfsd held.
+    if mark and not hangs:
+        leave.free(system, service, mark, copied)
+    runtime.remove("starting", "started", "parameters", "status", "supervisor",
+                   *callout_server.FILES)
 
 
 def _leave(system: System, service: str, directory: str, statd_dir: str) -> None:
@@ -179,31 +191,6 @@ def _leave(system: System, service: str, directory: str, statd_dir: str) -> None
         holding.write_owner(replace(owner, clean_stop=True))
 
 
-def _bounded(work: Callable[[], None], limit: float) -> None:
-    """Do the work in a child: a filesystem that hangs takes the child only."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code, text = 0, b""
-        try:
-            work()
-        except BaseException as error:
-            code, text = 1, str(error).encode()[:4000]
-        os.write(writer, text or b" ")
-        os._exit(code)
-    os.close(writer)
-    import select
-
-    ready, _, _ = select.select([reader], [], [], limit)
-    reason = os.read(reader, 4096).decode().strip() if ready else ""
-    os.close(reader)
-    if not ready:
-        raise errors.Error(f"the last copy did not end within {limit:g} s: is the disk hanging?")
-    _, code = os.waitpid(pid, 0)
-    if code:
-        raise errors.Error(reason or f"the last copy failed ({code})")
-
-
 def reload(system: System, config: params.Config, service: str, raw: Mapping[str, str]) -> None:
     """Take over changed reloadable parameters without touching anything else."""
     import signal
@@ -215,6 +202,8 @@ def reload(system: System, config: params.Config, service: str, raw: Mapping[str
         raise errors.Error(f"{service} is not running here: nothing to reload")
     changed = {p.name: raw[p.name] for p in params.PARAMETERS if p.reloadable and p.name in raw}
     runtime.write("parameters", {**given, **changed})
+    mark = runtime.read("started") or {}
+    runtime.write("started", {**mark, **{k: changed[k] for k in mark.keys() & changed.keys()}})
     os.kill(pid, signal.SIGHUP)
 
 

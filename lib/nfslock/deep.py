@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from . import errors, kernel, plan, statd
+from . import clients, errors, kernel, plan, statd
 from .holding import Holding
 from .system import System
 
@@ -22,6 +22,13 @@ def check(system: System, holding_dir: str, statd_dir: str) -> None:
     if not kernel.statd_answers():
         raise errors.Error(
             "rpc.statd does not answer on 127.0.0.1: no new client can lock over NFSv3")
+
+
+def check_clients(system: System, addresses: tuple[str, ...]) -> None:
+    """Degraded when this node's own NFS mounts stand in the way of a takeover or a stop."""
+    found = clients.complaints(system, addresses)
+    if found:
+        raise errors.Degraded("; ".join(found))
 
 
 def _lacking(system: System, holding_dir: str, statd_dir: str) -> list[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _STATE = re.compile(r"type: ([a-z]+)")
 _SUPERBLOCK = re.compile(r'superblock: "([0-9a-f]+):([0-9a-f]+):(\d+)"')
 _FILE = re.compile(r'filename: "(.*?)"(?:, owner:| ?}|, admin|$)')
-_OCTAL = re.compile(r"\\([0-7]{3})")
+_OCTAL = re.compile(rb"\\([0-7]{3})")
 #: Bit of SIGKILL in the signal masks of /proc/PID/status.
 _SIGKILL = 1 << 8
 
@@ -75,12 +75,18 @@ class Client:
 
 def unescape(text: str) -> str:
     """The kernel and exportfs write blanks and the like as a backslash and three octal digits."""
-    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), text)
+    plain = _OCTAL.sub(lambda found: bytes([int(found[1], 8) & 0xFF]), _bytes(text))
+    return plain.decode(errors="surrogateescape")
 
 
 def escape(text: str) -> str:
-    """The same the other way: what qword_get() in the kernel's net/sunrpc/cache.c reads back."""
-    return "".join(f"\\{ord(c):03o}" if c in " \t\n\\" else c for c in text)
+    """The same the other way, in plain ASCII: qword_get() of net/sunrpc/cache.c reads it back."""
+    return "".join(f"\\{byte:03o}" if byte <= 0x20 or byte >= 0x7F or byte == 0x5C else chr(byte)
+                   for byte in _bytes(text))
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
 
 
 def parse_mounts(text: str) -> tuple[Mount, ...]:

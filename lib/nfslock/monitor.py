@@ -48,6 +48,8 @@ def monitor(system: System, config: Config, service: str, level: int) -> None:
         raise errors.Degraded(
             f"{config.holding_dir}: inotify does not work, new lock records are copied only every "
             f"{interval:g} s: raise fs.inotify.max_user_watches")
+    if level >= 10:
+        deep.check_clients(system, config.ip)
 
 
 def _living(runtime: Runtime) -> dict[str, str]:

@@ -104,6 +104,15 @@ def parse_versions(text: str) -> tuple[int, ...]:
     return (3,)
 
 
+def _one_of(*words: str) -> Callable[[str], str]:
+    """A parser for one of these words."""
+    def parse_word(text: str) -> str:
+        if text.strip().lower() not in words:
+            raise ValueError(f"use {' or '.join(words)}")
+        return text.strip().lower()
+    return parse_word
+
+
 def parse_directory(text: str) -> str:
     """An absolute path without `..`, without a trailing slash."""
     path = text.rstrip("/")
@@ -112,6 +121,11 @@ def parse_directory(text: str) -> str:
     while "//" in path:
         path = path.replace("//", "/")
     return path
+
+
+def parse_directories(text: str) -> tuple[str, ...]:
+    """Absolute paths, comma or blank separated, each once."""
+    return tuple(dict.fromkeys(parse_directory(word) for word in _words(text)))
 
 
 def parse_names(text: str) -> tuple[str, ...]:
@@ -207,14 +221,37 @@ PARAMETERS = (
         "several services on a node the longest counts.",
         parse_callout_timeout, reloadable=True,
     ),
+    Parameter(
+        "filesystems", "string", None, "Further filesystems of the service",
+        "Mount points (comma separated) whose NFS locks are released when the service stops, so "
+        "that they can be unmounted; the one that holds holding_dir always is. They start before "
+        "this resource.",
+        parse_directories,
+    ),
+    Parameter(
+        "lockd_kill", "string", "auto", "SIGKILL to lockd when the service stops",
+        "It drops every NFSv3 lock of the node, the node's own as an NFS client, too; kernels from "
+        "6.6 on ignore it. never. auto: only where lockd honours it, locks of the service are "
+        "left without it, no other service of this kind is on the node and the node holds no NFS "
+        "locks of its own. always: at every stop, as the Serviceguard NFS toolkit does.",
+        _one_of("never", "auto", "always"), reloadable=True,
+    ),
+    Parameter(
+        "nfs_client", "string", "warn", "When the node is an NFS client itself",
+        "NFSv2/3 mounts with locks keep lockd from entering grace at a takeover, and mounts of the "
+        "service's own address hang when it leaves. warn: start logs them and the monitor of "
+        "level 10 returns degraded. refuse: the start fails.",
+        _one_of("warn", "refuse"), reloadable=True,
+    ),
 )
 
 
 class Config:
     """The parsed parameters of one resource; read-only once made by parse()."""
 
-    __slots__ = ("callout_timeout", "holding_dir", "ip", "lock_migration", "nfs_versions",
-                 "notify_names", "notify_timeout", "propagate_interval", "statd_dir", "tickle")
+    __slots__ = ("callout_timeout", "filesystems", "holding_dir", "ip", "lock_migration",
+                 "lockd_kill", "nfs_client", "nfs_versions", "notify_names", "notify_timeout",
+                 "propagate_interval", "statd_dir", "tickle")
 
     holding_dir: str
     propagate_interval: float
@@ -226,11 +263,15 @@ class Config:
     notify_names: tuple[str, ...]
     tickle: bool
     callout_timeout: float
+    filesystems: tuple[str, ...]
+    lockd_kill: str
+    nfs_client: str
 
 
 #: What a parameter that has neither a value nor a default is parsed to.
 _ABSENT: dict[str, object] = {
     "holding_dir": "", "propagate_interval": 0.0, "ip": (), "statd_dir": None, "notify_names": (),
+    "filesystems": (),
 }
 _NEEDED = {
     "holding_dir": "name a directory on the service's shared filesystem",

@@ -18,9 +18,9 @@ LAYERS = [
      "kernel_tables", "release_plan"},
     {"system"},
     {"holding", "statd", "kernel", "events", "notify_io", "resolver", "runtime", "tickle_io",
-     "holders", "clients", "release"},
+     "holders", "clients", "release", "bounded"},
     {"mirror", "announce", "supervise", "monitor", "deep", "actions", "callout_server",
-     "setup_node"},
+     "setup_node", "leave", "neighbours"},
     {"agent", "cli", "propagator", "callout", "__main__"},
 ]
 PURE = LAYERS[0]

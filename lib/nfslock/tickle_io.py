@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Records the service's TCP connections beside its lock records; tickles them after a takeover.
 
-Never needed for safety: a lost record or segment costs one client some seconds, so nothing here
-is fsynced and no failure here fails anything. Nobody is ever sent a segment who was not recorded
-as a peer.
+Never needed for safety: a lost record or segment costs one client some seconds, so the list is
+written at most once a sweep, and no failure here fails anything. Nobody is ever sent a segment who
+was not recorded as a peer.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Tickler:
         if data != self._written:
             try:
                 self.holding.check_owner()
-                self.system.write(self.holding.path, {"connections": data}, durable=False)
+                self.system.write(self.holding.path, {"connections": data})
                 self._written = data
             except errors.Fenced:
                 raise

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A client's old TCP connection ends when the new server tickles it, and not before its time."""
+
+from __future__ import annotations
+
+import socket
+from typing import Callable
+
+import pytest
+
+from tests.support.hosts import Node
+from tests.support.service import HOLDING, VIP, Cluster
+from tests.support.wait import wait_until
+
+
+def taken_over(cluster: Cluster) -> tuple[socket.socket, Node]:
+    """A client connected to A's nfsd; A died without a word on the wire; B has taken over."""
+    service, a, b = cluster.service, cluster.a, cluster.b
+    service.bring_up(a)
+    cluster.lock(a)
+    connection = cluster.clients[0].socket(socket.AF_INET, socket.SOCK_STREAM)
+    connection.settimeout(10)
+    connection.connect((VIP, 2049))
+    connection.setblocking(False)
+    peer = connection.getsockname()
+    if service.agent.parameters["tickle"] == "yes":
+        wait_until(
+            lambda: f"{VIP} 2049 {peer[0]} {peer[1]}\n" in a.read(f"{HOLDING}/connections"),
+            "the connection is recorded")
+    a.run("ip", "link", "set", "dev", "eth0", "down")
+    a.power_off()
+    service.bring_up(b)
+    for client in cluster.clients:
+        wait_until(client.accepted, f"{client.name} is told")
+    return connection, b
+
+
+def alive(connection: socket.socket) -> bool:
+    """Whether the client's end has heard nothing of the change yet."""
+    try:
+        return bool(connection.recv(1))
+    except BlockingIOError:
+        return True
+    except ConnectionResetError:
+        return False
+
+
+def test_a_tickled_connection_is_reset(new_cluster: Callable[..., Cluster]) -> None:
+    cluster = new_cluster(tickle="yes")
+    connection, _ = taken_over(cluster)
+    with connection:
+        wait_until(lambda: not alive(connection), "the client's connection is reset")
+
+
+def test_without_tickling_it_hangs_on(new_cluster: Callable[..., Cluster]) -> None:
+    """The control: the client knows nothing until it sends by itself."""
+    cluster = new_cluster(tickle="no")
+    connection, _ = taken_over(cluster)
+    with connection:
+        assert alive(connection)
+        connection.send(b"\x80\0\0\x04ping")
+        wait_until(lambda: not alive(connection), "the client's own segment is answered by a reset")
+
+
+@pytest.mark.parametrize("line", ["203.0.113.9 2049 192.0.2.101 700\n", "rubbish\n\n", ""])
+def test_what_is_recorded_of_others_is_not_touched(
+    new_cluster: Callable[..., Cluster], line: str
+) -> None:
+    """A damaged or foreign list of connections neither sends anything nor stops anything."""
+    cluster = new_cluster(tickle="yes", clients=1)
+    service, a = cluster.service, cluster.a
+    service.bring_up(a)
+    cluster.lock(a)
+    service.bring_down(a)
+    service.mount(a)
+    a.path(f"{HOLDING}/connections").write_text(line)
+    service.umount(a)
+    service.bring_up(cluster.b)
+    wait_until(cluster.clients[0].accepted, "the client is told")

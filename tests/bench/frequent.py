@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from statistics import median
@@ -14,6 +15,22 @@ from .report import Row
 
 STOCK = "/usr/lib/ocf/resource.d/heartbeat/nfsserver"
 FLOOR = "python3 -I -S"
+_STUB_C = """
+#include <stdio.h>
+#include <string.h>
+int main(int count, char **words)
+{
+	while (count--)
+		if (!strcmp(words[count], "list-unit-files"))
+			puts("nfs-server.service enabled\\nrpc-statd.service enabled");
+	return 0;
+}
+"""
+_STUB_SH = """#!/bin/sh
+case "$*" in
+*list-unit-files*) echo nfs-server.service enabled; echo rpc-statd.service enabled ;;
+esac
+"""
 
 
 def rows(node: Node, place: rig.Rig, repeat: int) -> list[Row]:
@@ -33,7 +50,14 @@ def rows(node: Node, place: rig.Rig, repeat: int) -> list[Row]:
 
 
 def pretend_nfsd() -> subprocess.Popen[bytes]:
-    """Let the stock monitor find nfsd and mountd, or it returns early; return what to kill."""
+    """Let the stock monitor find systemd, nfsd and mountd, or it returns early; return a process.
+
+    To be killed; the name of this process, the first in its namespace, and the mounts stay.
+    """
+    Path("/proc/1/comm").write_text("systemd")
+    script = "/etc/init.d/nfs-kernel-server"
+    if os.path.exists(script):
+        rig.run(f"mount --bind /dev/null {script}")
     rig.run("mount -t tmpfs tmpfs /proc/fs")
     Path("/proc/fs/nfsd").mkdir()
     Path("/proc/fs/nfsd/threads").write_text("8\n")
@@ -78,11 +102,14 @@ def stock_environment(environment: dict[str, str], place: rig.Rig) -> dict[str, 
     if not program.exists():
         if place.compiler:
             source = stub / "stub.c"
-            source.write_text("int main(void) { return 0; }\n")
+            source.write_text(_STUB_C)
             rig.run(f"{place.compiler} -o {program} {source}")
         else:
-            program.write_text("#!/bin/sh\nexit 0\n")
+            program.write_text(_STUB_SH)
             program.chmod(0o755)
+        real = shutil.which("systemctl")  # the agent puts the system's directories first
+        if real:
+            rig.run(f"mount --bind {program} {real}")
     shared = Path("/srv/stock")
     shared.mkdir(exist_ok=True)
     own = {key: value for key, value in environment.items() if not key.startswith("OCF_RESKEY_")}

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,9 +46,9 @@ class Rig:
 
     def __init__(self) -> None:
         """Lay the cable and compile the answering side; without a compiler it is Python."""
-        self.work = Path(tempfile.mkdtemp(prefix="nfslock-bench-"))
-        run(f"mount -t tmpfs -o size=4g tmpfs {self.work}")
-        run("mount -t tmpfs tmpfs /run")
+        run("mount -t tmpfs -o size=4g tmpfs /run")
+        self.work = Path("/run/nfslock-bench")
+        self.work.mkdir()
         hosts = self.work / "hosts"
         hosts.write_text(f"127.0.0.1 localhost\n{VIP} {NAME} vip\n")
         run(f"mount --bind {hosts} /etc/hosts")

@@ -171,10 +171,12 @@ class Announcement:
         return now - self.began >= self.config.notify_timeout
 
     def phase(self) -> str:
-        """waiting, notifying or settled, in one word."""
+        """waiting, notifying, settled, or unanswered (the time is up), in one word."""
         if self.ready_since is None:
             return "waiting"
-        return "notifying" if self.pending and self.sender is not None else "settled"
+        if not self.pending:
+            return "settled"
+        return "unanswered" if self.expired(self.system.monotonic()) else "notifying"
 
     def close(self) -> None:
         """Give sockets and the probing thread back."""

@@ -94,22 +94,29 @@ def supervise(service: str) -> int:
     runtime = Runtime(system, service)
     runtime.write("supervisor", {"pid": f"{os.getpid()}:{system.start_time(os.getpid())}"})
     child: subprocess.Popen[bytes] | None = None
+    leaving = False
 
+    # The handlers only send signals: the loop below is waiting for the child meanwhile.
     def leave(_number: int, _frame: object) -> None:
-        if child is not None and child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(_PATIENCE / 3)
-            except subprocess.TimeoutExpired:
-                child.kill()
-        raise SystemExit(0)
+        nonlocal leaving
+        leaving = True
+        if child is not None:
+            child.send_signal(signal.SIGTERM)
+        signal.setitimer(signal.ITIMER_REAL, _PATIENCE / 3)
+
+    def insist(_number: int, _frame: object) -> None:
+        if child is not None:
+            child.send_signal(signal.SIGKILL)
 
     signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGALRM, insist)
     pause = _FIRST_PAUSE
-    while runtime.read("parameters") is not None:
+    while not leaving and runtime.read("parameters") is not None:
         began = time.monotonic()
         child = subprocess.Popen(command("propagate", service))
-        if child.wait() in (0, FINAL):
+        if leaving:
+            child.terminate()
+        if child.wait() in (0, FINAL) or leaving:
             break
         pause = _FIRST_PAUSE if time.monotonic() - began > 10 else min(2 * pause, _LONGEST_PAUSE)
         time.sleep(pause)

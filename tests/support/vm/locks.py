@@ -63,7 +63,17 @@ class Program:
         """What the log says of these kinds, from a host time on."""
         return [entry for entry in list(self.log) if entry.what in what and entry.at >= after]
 
-    def wait_for(self, *what: str, after: float = 0.0, timeout: float = 60, count: int = 1) -> Entry:
+    def rewind(self) -> None:
+        """Begin a new log: the machine that runs it was restored to the time of its start."""
+        self.log.clear()
+        self.ended = False
+        if self._heard not in self.machine.listeners:
+            self.machine.listeners.append(self._heard)
+        self._clock = self.machine.control.clock()
+
+    def wait_for(
+        self, *what: str, after: float = 0.0, timeout: float = 60, count: int = 1
+    ) -> Entry:
         """The `count`-th entry of these kinds from a host time on."""
         wait_until(
             lambda: len(self.entries(*what, after=after)) >= count,
@@ -85,9 +95,12 @@ def mount(machine: Machine, version: str, options: str = "") -> None:
     )  # fmt: skip
 
 
-def owner(machine: Machine, names: list[str], kind: str = "posix", interval: float = 0.25) -> Program:
+def owner(
+    machine: Machine, names: list[str], kind: str = "posix", interval: float = 0.25
+) -> Program:
     """A program that holds the locks of these files of the mount; returns when it has them all."""
-    program = Program(machine, "owner", kind, [f"{layout.MOUNT}/{name}" for name in names], interval)
+    paths = [f"{layout.MOUNT}/{name}" for name in names]
+    program = Program(machine, "owner", kind, paths, interval)
     program.wait_for("locked", count=len(names), timeout=90)
     program.wait_for("wrote")
     return program

@@ -26,7 +26,8 @@ from .switch import Switch
 KERNEL_WORDS = (
     "console=ttyS0 quiet net.ifnames=0 mitigations=off random.trust_cpu=1 apparmor=0 selinux=0 "
     "audit=0 no_timer_check tsc=reliable panic=1 nowatchdog rcupdate.rcu_expedited=1 "
-    "systemd.show_status=0"
+    "systemd.show_status=0 init_on_alloc=0 hardened_usercopy=off randomize_kstack_offset=off "
+    "cgroup_disable=memory psi=0"
 )
 #: Without cmpxchg16b: QEMU 7.2's emulation of it leaves wrong flags behind, and one boot in four
 #: of a 6.12 kernel died of it (double fault after this_cpu_cmpxchg128; without it none of 24).

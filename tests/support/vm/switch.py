@@ -117,7 +117,7 @@ class Switch:
                         self._selector.register(new.listener, selectors.EVENT_READ, new)
                 elif key.fileobj is port.listener:
                     self._accept(port)
-                else:
+                elif key.fileobj is port.connection:  # else: replaced by an earlier event
                     if events & selectors.EVENT_READ:
                         self._receive(port)
                     if events & selectors.EVENT_WRITE and port.connection is not None:

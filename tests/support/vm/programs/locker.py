@@ -1,6 +1,6 @@
 #!/usr/bin/python3 -IS
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A program that locks files as an application does, and says what happens, one JSON line at a time.
+"""Locks files as an application does, and says what happens, one JSON line at a time.
 
 `owner` takes a lock on each file, holds it and writes through it; `rival` keeps trying to take the
 same locks and gives back at once what it gets. Times are CLOCK_MONOTONIC of this machine.

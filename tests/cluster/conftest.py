@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Fixtures of the cluster tier: the rig, a row of the table per scenario, artifacts on failure.
+
+SUITE=bookworm|trixie|unstable chooses the machines' Debian (default trixie).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.vm import report
+from tests.support.vm.artifacts import collect
+from tests.support.vm.images import CACHE
+from tests.support.vm.rig import Rig
+
+SUITE = os.environ.get("SUITE", "trixie")
+ROWS: list[report.Row] = []
+FOLDERS: list[Path] = []
+_rigs: list[Rig] = []
+
+
+@pytest.fixture(scope="session")
+def rig() -> Iterator[Rig]:
+    """The machines of the suite; scenarios restore the state that they start from."""
+    made = Rig(SUITE)
+    _rigs.append(made)
+    shutil.rmtree(CACHE / "failed" / SUITE, ignore_errors=True)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Iterator[report.Record]:
+    """The row of this test: scenario and driver from its `scenario` marker."""
+    marker = request.node.get_closest_marker("scenario")
+    protocol = str((getattr(request.node, "callspec", None) and
+                   request.node.callspec.params.get("protocol", "3")) or "3")  # fmt: skip
+    row = report.Record(marker.args[0], marker.kwargs.get("driver", "hand"), protocol)
+    yield row
+    outcome = row.outcome or "FAILED"
+    if request.node.get_closest_marker("xfail") and not row.outcome:
+        outcome = "not supported yet"
+    ROWS.append(report.Row(row.scenario, row.driver, row.protocol, SUITE, outcome, *row.times))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Keep what the machines know when a scenario fails."""
+    result = yield
+    if result.when == "call" and result.failed and _rigs:
+        FOLDERS.append(collect(_rigs[0], CACHE / "failed" / SUITE / item.name))
+    return result
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in (
+        "scenario(name, driver='hand'): the row of the table",
+        "quick: part of the quick set, which every suite runs",
+        "full: only part of the full set",
+    ):
+        config.addinivalue_line("markers", line)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if ROWS:
+        terminalreporter.section("scenarios (seconds after the fault)")
+        terminalreporter.write_line(report.table(ROWS))
+        report.save(SUITE, _rigs[0].image.versions if _rigs else {}, ROWS)
+    for folder in FOLDERS:
+        terminalreporter.write_line(f"artifacts: {folder}")

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Stop frees the service's filesystem although clients hold locks on it and nfsd goes on running.
+
+Driven by hand, one node and one client: the address leaves, the export goes, nfslock stops, umount
+is tried once. The control takes unlock_filesystem away from the agent: then umount must fail, and
+the exit reason must have named why.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.vm import layout, locks, service
+from tests.support.vm.control import Done
+from tests.support.vm.rig import Rig
+
+SUITE = os.environ.get("SUITE", "trixie")
+UNLOCK = "/proc/fs/nfsd/unlock_filesystem"
+FILES = ["one", "two"]
+RESOURCES = service.group()
+BEFORE = [resource for resource in RESOURCES if resource.name in ("vip", "export")]
+NFSLOCK = next(resource for resource in RESOURCES if resource.name == "locks")
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[Rig]:
+    """A node and a client, booted, with the product; saved once as the state "release"."""
+    rig = Rig(SUITE)
+    try:
+        rig.boot(["node-a", "client"])
+        rig.format_shared()
+        rig["node-a"].run(
+            f"mount {layout.SHARED_DEVICE} {layout.EXPORT} && mkdir -m 777 {layout.DATA} && "
+            f"umount {layout.EXPORT}"
+        )
+        archive = service.product()
+        for name in ("node-a", "client"):
+            service.equip(rig[name], archive)
+        rig.save("release")
+        yield rig
+    finally:
+        rig.close()
+
+
+def held(rig: Rig, protocol: str) -> None:
+    """The service on node-a, two files locked by the client."""
+    rig.restore("release")
+    service.by_hand(rig["node-a"], RESOURCES, "start")
+    rig["node-a"].run(
+        "echo Y > /proc/fs/lockd/nlm_end_grace; echo Y > /proc/fs/nfsd/v4_end_grace; true"
+    )
+    locks.mount(rig["client"], protocol)
+    locks.owner(rig["client"], FILES)
+    wanted = "lockd" if protocol == "3" else "nfsd"
+    assert f"({wanted})" in holders(rig)
+
+
+def holders(rig: Rig) -> str:
+    """Who holds locks on the shared filesystem, one "KIND (COMMAND)" to a line."""
+    return rig["node-a"].out(
+        "sh",
+        "-c",
+        "for p in $(awk '$2 != \"FLOCK\" && $5 > 0 {print $5}' /proc/locks); do "
+        'echo "lock ($(cat /proc/$p/comm))"; done',
+    )
+
+
+def leave(rig: Rig, timeout: float = 20) -> service.Step:
+    """Address and export go, then nfslock stops; nfsd goes on running."""
+    for resource in reversed(BEFORE):
+        rig["node-a"].run(service.COMMANDS[resource.name][1])
+    assert int(rig["node-a"].read("/proc/fs/nfsd/threads")) > 0
+    return service.call(rig["node-a"], NFSLOCK, "stop", timeout)
+
+
+def umount(rig: Rig) -> Done:
+    """One try."""
+    return rig["node-a"].run(f"umount {layout.EXPORT}", check=False)
+
+
+@pytest.mark.parametrize("protocol", ["3", "4.0", "4.2"])
+def test_a_stop_frees_the_filesystem_while_nfsd_runs(rig: Rig, protocol: str) -> None:
+    held(rig, protocol)
+    step = leave(rig)
+    assert step.rc == 0 and "ocf-exit-reason" not in step.output, step.output
+    done = umount(rig)
+    assert done.rc == 0, done.err
+    print(f"\n{SUITE} {protocol}: stop {step.seconds:.2f} s")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "words"), [("3", "NLM lock left on inode"), ("4.2", "NFSv4 client 10.9.0.21 left")]
+)
+def test_control_without_the_release_it_stays_busy(rig: Rig, protocol: str, words: str) -> None:
+    """unlock_filesystem is covered by a file that takes every word and does nothing."""
+    held(rig, protocol)
+    rig["node-a"].run(f"touch /run/deaf && mount --bind /run/deaf {UNLOCK}")
+    step = leave(rig)
+    assert step.rc == 0, step.output
+    assert words in step.output
+    assert umount(rig).rc != 0
+
+
+def test_a_stop_that_was_killed_and_run_again_frees_it_too(rig: Rig) -> None:
+    held(rig, "3")
+    rig["node-a"].run(
+        "sh", "-c", f"mount --bind $(mktemp -p /run) {UNLOCK}; (sleep 3; umount {UNLOCK}) & true"
+    )
+    environment = " ".join(f"OCF_RESKEY_{k}={v}" for k, v in NFSLOCK.parameters.items())
+    for resource in reversed(BEFORE):
+        rig["node-a"].run(service.COMMANDS[resource.name][1])
+    rig["node-a"].run(
+        "sh",
+        "-c",
+        f"OCF_ROOT=/usr/lib/ocf OCF_RESOURCE_INSTANCE=locks {environment} timeout "
+        "-s KILL 2 /usr/lib/ocf/resource.d/flm/nfslock stop",
+        check=False,
+    )
+    rig["node-a"].wait_until(f"! mountpoint -q {UNLOCK}")
+    step = service.call(rig["node-a"], NFSLOCK, "stop", 20)
+    assert step.rc == 0 and "ocf-exit-reason" not in step.output, step.output
+    assert umount(rig).rc == 0
+
+
+@pytest.mark.parametrize("protocol", ["3", "4.2"])
+def test_the_whole_group_in_order(rig: Rig, protocol: str) -> None:
+    """nfsd has stopped before nfslock: nothing is left, and unlock_filesystem's EIO is no fault."""
+    held(rig, protocol)
+    steps = service.by_hand(rig["node-a"], RESOURCES, "stop")
+    assert not [step for step in steps if "ocf-exit-reason" in step.output], steps
+    (stop,) = [step for step in steps if step.resource == "locks"]
+    print(f"\n{SUITE} {protocol}: group stop, nfslock {stop.seconds:.2f} s")

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One scenario under way: who serves, who holds locks, what was done to it, and when.
+
+A trial starts from a steady state: the service runs on node-a, `client` holds a byte-range lock
+and a whole-file lock and writes through them, `rival` keeps trying to take both. The steady state
+is made once per run and kind, saved, and restored for each scenario.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from ..wait import wait_until
+from . import audits, frames, layout, locks, service
+from .control import Failed, Gone
+from .machine import Machine
+from .rig import Rig
+
+BYTES, WHOLE = "byte-range", "whole-file"
+
+
+class Times(NamedTuple):
+    """Seconds from the fault; None for what was not seen."""
+
+    address: float | None
+    notified: float | None
+    held: float | None
+    io: float | None
+
+
+class Trial:
+    """See the module. `protocol` is "3", "4.0", "4.1" or "4.2"."""
+
+    def __init__(self, rig: Rig, protocol: str, resources: tuple[service.Resource, ...]) -> None:
+        self.rig = rig
+        self.protocol = protocol
+        self.resources = resources
+        #: The programs that run in the saved state.
+        self.saved: tuple[tuple[locks.Program, ...], tuple[locks.Program, ...]] = ((), ())
+        self.reset()
+
+    def reset(self) -> None:
+        """The values of a trial that nothing was done to yet."""
+        for machine in self.rig.machines.values():
+            machine.listeners.clear()
+        self.owners, self.rivals = list(self.saved[0]), list(self.saved[1])
+        for program in (*self.owners, *self.rivals):
+            program.rewind()
+        self.active = self.rig["node-a"]
+        self.deaths: dict[str, float] = {}
+        self.allowed: list[str] = []
+        self.fault_at = 0.0
+        self.taken_over_at = 0.0
+        self.takeovers = 0
+        self.last_state = 0
+        self.locked_at = time.monotonic()
+
+    @property
+    def origin(self) -> float:
+        """The host's monotonic time from which seconds are counted."""
+        return self.fault_at or self.locked_at
+
+    def other(self) -> Machine:
+        """The node that does not serve."""
+        return self.rig[layout.NODES[self.active.name == layout.NODES[0]]]
+
+    def living_nodes(self) -> list[Machine]:
+        nodes = [self.rig[name] for name in layout.NODES]
+        return [node for node in nodes if node.alive and not node.frozen]
+
+    def held_files(self) -> list[str]:
+        """Files of the export whose lock a living client holds and has not given back."""
+        files = []
+        for owner in self.owners:
+            if owner.machine.name not in self.deaths:
+                gone = {entry.file for entry in owner.entries("releasing")}
+                files += [path.rsplit("/", 1)[1] for path in owner.paths if path not in gone]
+        return files
+
+    # -- what is done
+
+    def fault(self) -> float:
+        """Now is the instant of the fault; times are counted from here."""
+        self.fault_at = time.monotonic()
+        return self.fault_at
+
+    def power_cut(self) -> None:
+        """The active node loses its power."""
+        self.active.crash()
+        self.fault()
+
+    def client_dies(self, machine: Machine) -> None:
+        """A client loses its power, and with it its claim to its locks."""
+        machine.crash()
+        self.deaths[machine.name] = time.monotonic()
+
+    def start(self, node: Machine) -> list[service.Step]:
+        """Start the group by hand on a node, which becomes the active one."""
+        seen = frames.notifications(frames.calls(self.rig.switch.frames))
+        self.last_state = max([self.last_state, *(n.state for n in seen)])
+        self.active = node
+        steps = service.by_hand(node, self.resources, "start")
+        self.takeovers += 1
+        self.taken_over_at = time.monotonic()
+        return steps
+
+    def stop(self) -> list[service.Step]:
+        """Stop the group by hand on the active node."""
+        return service.by_hand(self.active, self.resources, "stop")
+
+    # -- what is waited for
+
+    def wait_held(self, timeout: float = 60) -> None:
+        """Wait until the active server knows every lock that a living client holds."""
+
+        def all_held() -> bool:
+            try:
+                return not audits.not_held(self)
+            except (Failed, Gone):
+                return False
+
+        wait_until(
+            all_held, f"locks held on {self.active.name}", timeout, lambda: audits.held(self)
+        )
+
+    def wait_io(self, timeout: float = 90) -> None:
+        """Wait until every living owner has written since the fault."""
+        for owner in self.owners:
+            if owner.machine.name not in self.deaths:
+                owner.wait_for("wrote", after=self.fault_at + 0.5, timeout=timeout)
+
+    def end_grace(self) -> None:
+        """End the grace periods of lockd and nfsd: from here on only held locks keep rivals off."""
+        self.active.run(
+            "echo Y > /proc/fs/lockd/nlm_end_grace; echo Y > /proc/fs/nfsd/v4_end_grace || true",
+            check=False,
+        )
+
+    def local_rival(self) -> list[locks.Program]:
+        """Programs on the active node itself that want the held locks, from now on.
+
+        A local process is not held back by a grace period: start it when the locks are held again.
+        """
+        held = self.held_files()
+        programs = [locks.rival(self.active, [file], "posix", folder=layout.DATA) for file in held]
+        self.rivals += programs
+        return programs
+
+    def wait_rivals(self, *what: str, timeout: float = 90) -> None:
+        """Wait until every rival on a living machine got one of these answers after now."""
+        now = time.monotonic()
+        for rival in self.rivals:
+            if rival.machine.alive:
+                rival.wait_for(*what, after=now, timeout=timeout, count=len(rival.paths))
+
+    def judge(self) -> None:
+        """All audits, now; raises AssertionError with every complaint."""
+        complaints = audits.complaints(self)
+        assert not complaints, "\n".join(complaints)
+
+    def times(self) -> Times:
+        """Seconds from the fault, from the recording and the owners' logs."""
+        recording = list(self.rig.switch.frames)
+        seen = [call for call in frames.calls(recording) if call.at > self.fault_at]
+        says = [
+            a.at
+            for a in frames.announcements(recording, layout.VIP)
+            if a.at > self.fault_at and a.port == f"{self.active.name}/data"
+        ]
+        told = [n.at for n in frames.notifications(seen)]
+        granted = [r.granted_at for r in frames.reclaims(seen) if r.granted_at]
+        wrote = [owner.entries("wrote", after=self.fault_at + 0.5) for owner in self.owners]
+        firsts = [entries[0].at for entries in wrote if entries]
+
+        def since(values: list[float], pick: int = 0) -> float | None:
+            return round(sorted(values)[pick] - self.fault_at, 1) if values else None
+
+        return Times(since(says), since(told), since(granted, -1), since(firsts, -1))
+
+
+def bare(rig: Rig) -> None:
+    """Be in the state in which the machines have booted and the shared disk is formatted."""
+
+    def make() -> None:
+        rig.boot()
+        rig.format_shared()
+        node = rig["node-a"]
+        node.run(
+            f"mount {layout.SHARED_DEVICE} {layout.EXPORT} && mkdir -m 777 {layout.DATA} && "
+            f"umount {layout.EXPORT}"
+        )
+
+    rig.state("bare", make)
+
+
+def equipped(rig: Rig) -> None:
+    """Be in the state in which the machines have the product and the lock programs."""
+    if rig.has("equipped"):
+        rig.restore("equipped")
+        return
+    bare(rig)
+    archive = service.product()
+    for machine in rig.machines.values():
+        service.equip(machine, archive)
+    rig.save("equipped")
+
+
+_steady: dict[tuple[int, str, bool, bool], Trial] = {}
+
+
+def steady(rig: Rig, protocol: str, lock_migration: bool = True, fresh: bool = False) -> Trial:
+    """A trial in the steady state of this kind, made at the first call and restored afterwards.
+
+    fresh: the clients have mounted the service and taken no lock yet, nor has a rival tried.
+    """
+    key = (id(rig), protocol, lock_migration, fresh)
+    name = f"{'fresh' if fresh else 'steady'}-{protocol}-{'on' if lock_migration else 'off'}"
+    if key not in _steady:
+        equipped(rig)
+        versions = "3" if protocol == "3" else "3,4"
+        trial = Trial(rig, protocol, service.group(lock_migration, versions))
+        trial.start(rig["node-a"])
+        client, rival = rig["client"], rig["rival"]
+        for machine in (client, rival):
+            locks.mount(machine, protocol)
+        trial.end_grace()
+        if not fresh:
+            trial.owners = [
+                locks.owner(client, [BYTES], "posix"), locks.owner(client, [WHOLE], "flock"),
+            ]  # fmt: skip
+            trial.rivals = [
+                locks.rival(rival, [BYTES], "posix"), locks.rival(rival, [WHOLE], "flock"),
+            ]  # fmt: skip
+            trial.wait_rivals("denied")
+        trial.saved = (tuple(trial.owners), tuple(trial.rivals))
+        rig.save(name)
+        _steady[key] = trial
+    trial = _steady[key]
+    rig.restore(name)
+    trial.reset()
+    return trial

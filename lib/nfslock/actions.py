@@ -6,12 +6,24 @@ Every action may be repeated and killed at any instant; the next one observes an
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
 import time
 from dataclasses import replace
 
-from . import callout_server, errors, leave, neighbours, params, plan, statd, supervise
+from . import (
+    callout_server,
+    errors,
+    leave,
+    neighbours,
+    params,
+    plan,
+    statd,
+    supervise,
+    tracking_mirror,
+    tracking_takeover,
+)
 from ._vendor import ocf
 from .bounded import Hanging, bounded
 from .holding import Holding, examine_place
@@ -36,6 +48,7 @@ class Start:
         self.runtime = Runtime(system, service)
         self.holding = Holding(system, config.holding_dir, service)
         self.statd_dir = statd.find_directory(system, config.statd_dir)
+        self.v4 = tracking_takeover.Takeover(system, config, self.holding)
 
     def already(self) -> bool:
         """Whether the service runs here already; an error when it runs under an old claim."""
@@ -57,8 +70,10 @@ class Start:
             node_state=statd.read_state(self.system, self.statd_dir),
             local=statd.scan(self.system, self.statd_dir).files)
         if not exists:
+            self.v4.examine(None)
             return seen
         owner = self.holding.examine()
+        self.v4.examine(owner)
         held, skipped = self.holding.records()
         if skipped:
             ocf.logger.warning(
@@ -71,7 +86,7 @@ class Start:
     def wanted(self) -> plan.Wanted:
         """Who we are."""
         return plan.Wanted(self.runtime.service, self.system.node(), self.system.boot_id(),
-                           self.system.epoch())
+                           self.system.epoch(), 4 in self.config.nfs_versions)
 
     def execute(self, step: plan.Step, raw: Mapping[str, str]) -> None:
         """Do one step of the plan."""
@@ -85,6 +100,9 @@ class Start:
             "enlist": self.holding.enlist,
             "hold_off_sm_notify": lambda _: statd.hold_off_sm_notify(self.system),
             "stop_statd": lambda _: statd.stop(self.system),
+            "stop_nfsd": self.v4.stop_nfsd,
+            "merge_v4": self.v4.prepare,
+            "start_nfsd": lambda _: self.v4.start_nfsd(),
             "merge": self._merge,
             "start_statd": lambda _: statd.start(self.system, self.statd_dir, self.config.ip[0]),
             "start_propagator": lambda owner: self._propagate(owner, raw),
@@ -102,7 +120,8 @@ class Start:
         self.runtime.remove("status")
         known = {p.name: raw[p.name] for p in params.PARAMETERS if p.name in raw}
         self.runtime.write("parameters", {
-            **known, "statd_dir": self.statd_dir, "generation": owner.generation})
+            **known, "statd_dir": self.statd_dir, "generation": owner.generation,
+            "v4_store": self.v4.store})
         supervise.launch(self.runtime)
         while True:
             status = self.runtime.read("status") or {}
@@ -133,6 +152,7 @@ def start(system: System, config: params.Config, service: str, raw: Mapping[str,
     this = Start(system, config, service)
     if this.already():
         return
+    gc.disable()  # the records stay until the end; to look for garbage among them takes long
     neighbours.enter(system, service)
     neighbours.check_clients(system, config)
     noted = leave.noted(system, config)
@@ -143,14 +163,14 @@ def start(system: System, config: params.Config, service: str, raw: Mapping[str,
     this.holding.check_owner()
     runtime.write("started", {
         "lock_migration": "yes", "generation": owner.generation if owner else 0,
-        "statd_dir": this.statd_dir, "holding_dir": config.holding_dir, **noted})
+        "statd_dir": this.statd_dir, "holding_dir": config.holding_dir, **noted,
+        "v4_store": this.v4.store})
 
 
 def stop(system: System, service: str, holding_dir: str) -> None:
     """Copy what is left, release the locks, mark a clean stop. Never fails for want of storage."""
     runtime = Runtime(system, service)
     mark = runtime.read("started") or runtime.read("parameters")
-    statd_dir = (mark or {}).get("statd_dir", "")
     if not supervise.end(runtime):
         ocf.logger.error("the propagator hangs in the kernel and was left behind")
     # Other services' clients must not wait for a propagator that is gone.
@@ -159,7 +179,7 @@ def stop(system: System, service: str, holding_dir: str) -> None:
     copied = hangs = False
     if directory and (mark or {}).get("lock_migration") != "no":
         try:
-            bounded(lambda: _leave(system, service, directory, statd_dir), _LAST_SWEEP,
+            bounded(lambda: _leave(system, service, directory, mark or {}), _LAST_SWEEP,
                     "the last copy")
             copied = True
         except errors.Error as error:
@@ -168,11 +188,16 @@ def stop(system: System, service: str, holding_dir: str) -> None:
     # On a disk that hangs even a file that is closed may wait, with a lock of nfsd held.
     if mark and not hangs:
         leave.free(system, service, mark, copied)
+    if (mark or {}).get("v4_store"):
+        try:
+            tracking_takeover.leave(system, directory)
+        except errors.Error as error:
+            ocf.logger.warning("NFSv4: %s", error)
     runtime.remove("starting", "started", "parameters", "status", "supervisor",
                    *callout_server.FILES)
 
 
-def _leave(system: System, service: str, directory: str, statd_dir: str) -> None:
+def _leave(system: System, service: str, directory: str, mark: Mapping[str, str]) -> None:
     """One last sweep, additions only, and the clean-stop mark, if the directory is still ours."""
     place = system.status(directory)
     if place is None or not stat.S_ISDIR(place.st_mode):
@@ -186,7 +211,9 @@ def _leave(system: System, service: str, directory: str, statd_dir: str) -> None
             f"{directory} belongs to generation {owner.generation} on node {owner.node} now")
     holding.adopt(owner)
     try:
-        Mirror(system, statd_dir or statd.find_directory(system, None), holding).sweep()
+        Mirror(system, mark.get("statd_dir") or statd.find_directory(system, None), holding).sweep()
+        if mark.get("v4_store"):
+            tracking_mirror.from_text(system, mark["v4_store"], holding).touch(lambda: False)
     finally:
         holding.write_owner(replace(owner, clean_stop=True))
 
@@ -213,5 +240,6 @@ def validate(system: System, config: params.Config, service: str, level: int) ->
         return
     _advise(system)
     statd_dir = statd.find_directory(system, config.statd_dir)
-    if examine_place(system, config.holding_dir, statd_dir):
-        Holding(system, config.holding_dir, service).examine()
+    holding = Holding(system, config.holding_dir, service)
+    owner = holding.examine() if examine_place(system, config.holding_dir, statd_dir) else None
+    tracking_takeover.Takeover(system, config, holding).validate(owner)

@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
-from . import clients, errors, kernel, plan, statd
+from . import clients, errors, grace, kernel, plan, recovery, scope, statd, tracking
 from .holding import Holding
 from .system import System
+from .tracking_mirror import Held
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .params import Config
 
 
 def check(system: System, holding_dir: str, statd_dir: str) -> None:
@@ -22,6 +27,35 @@ def check(system: System, holding_dir: str, statd_dir: str) -> None:
     if not kernel.statd_answers():
         raise errors.Error(
             "rpc.statd does not answer on 127.0.0.1: no new client can lock over NFSv3")
+
+
+def check_v4(system: System, config: Config, store: str) -> None:
+    """Error unless NFSv4 clients could reclaim elsewhere: records, tracking, times and scope."""
+    kind, _, directory = store.partition(" ")
+    lacking = _lacking_v4(system, config.holding_dir, kind, directory)
+    if lacking:
+        lacking &= _lacking_v4(system, config.holding_dir, kind, directory)
+    if lacking:
+        raise errors.Error(
+            f"{config.holding_dir}: the NFSv4 recovery records of {len(lacking)} clients are "
+            f"missing ({min(lacking)}{', ...' if len(lacking) > 1 else ''}): is the propagator "
+            "writing?")
+    if kind == "nfsdcld" and tracking.in_use(system) == "legacy":
+        raise errors.Error(
+            "nfsd does not use nfsdcld (it was not ready within a second when nfsd started) but "
+            "the node's own directory: NFSv4 clients that lock now cannot reclaim after a "
+            "failover; restart nfsdcld, wait a second, restart nfs-server")
+    if kernel.serving(system):
+        grace.check(system)
+        scope.check(
+            system, config.ip[0], scope.wanted(system, config.server_scope, config.ip[0]))
+
+
+def _lacking_v4(system: System, path: str, kind: str, directory: str) -> set[str]:
+    """The names of clients whose records the holding directory lacks."""
+    local = tracking.at(system, kind, directory, live=True).read() or {}
+    held = Held(system, Holding(system, path, "")).read() or {}
+    return {*recovery.by_name(local)} - {*recovery.by_name(held)}
 
 
 def check_clients(system: System, addresses: tuple[str, ...]) -> None:

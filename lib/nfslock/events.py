@@ -44,9 +44,14 @@ class Inotify:
         """The descriptor to poll."""
         return int(self._fd)
 
-    def add(self, directory: str) -> None:
-        """Watch a directory; OSError (ENOSPC: fs.inotify.max_user_watches is used up)."""
-        watch = self._libc.inotify_add_watch(self._fd, os.fsencode(directory), _WANTED)
+    def add(self, directory: str, created: bool = False) -> None:
+        """Watch a directory; OSError (ENOSPC: fs.inotify.max_user_watches is used up).
+
+        `created`: tell of new names at once, not only when a new file is whole; new directories
+        are told of no other way.
+        """
+        wanted = _WANTED | (_IN_CREATE if created else 0)
+        watch = self._libc.inotify_add_watch(self._fd, os.fsencode(directory), wanted)
         if watch < 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code), directory)

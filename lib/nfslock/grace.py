@@ -119,6 +119,15 @@ def running(system: System) -> Timing | None:
         origin="the running nfsd")
 
 
+def repairable(system: System) -> Timing:
+    """The times that the next nfsd will use once repaired; NodeError when none are safe."""
+    timing = expected(system)
+    better = repaired(timing)
+    if better is None:
+        raise NodeError(problem(timing))
+    return better
+
+
 def prepare(system: System) -> str:
     """Make the times safe before nfsd starts; returns what was changed ("" for nothing).
 
@@ -128,9 +137,7 @@ def prepare(system: System) -> str:
     timing = expected(system)
     if not problem(timing):
         return ""
-    better = repaired(timing)
-    if better is None:
-        raise NodeError(problem(timing))
+    better = repairable(system)
     changed = []
     for name, old, new in (("nlm_timeout", timing.nlm_timeout, better.nlm_timeout),
                            ("nlm_grace_period", timing.lockd_grace, better.lockd_grace)):

@@ -5,6 +5,7 @@
     HOLDING/sm/CLIENT    monitor records as statd writes them, named by mon_name
     HOLDING/state        the service's NSM state number (native int, odd, only grows)
     HOLDING/notify/CLIENT  clients that are still to be notified
+    HOLDING/nfsdcld/main.sqlite, HOLDING/v4recovery/MD5   NFSv4 recovery records, in two forms
     HOLDING/connections  TCP connections of the clients, to be tickled after a takeover
 
 An addition is durable before it is acknowledged. Every write after the claim first makes sure
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 DIRECTORIES = ("sm", "notify")
-_OURS = frozenset(("owner.json", "state", "connections", *DIRECTORIES))
+_OURS = frozenset(
+    ("owner.json", "state", "connections", "nfsdcld", "v4recovery", *DIRECTORIES))
 #: A filesystem keeps these in its root for itself.
 _HARMLESS = frozenset(("lost+found", ".snapshot", ".snapshots"))
 #: Filesystems that do not outlive their node (statfs(2) names in mountinfo).

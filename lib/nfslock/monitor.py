@@ -42,6 +42,8 @@ def monitor(system: System, config: Config, service: str, level: int) -> None:
         from . import deep
 
         deep.check(system, config.holding_dir, mark["statd_dir"])
+        if mark.get("v4_store"):
+            deep.check_v4(system, config, mark["v4_store"])
     _check_callouts(runtime, status)
     _check_notification(system, status)
     if status.get("inotify") == "no":

@@ -92,16 +92,23 @@ def parse_addresses(text: str) -> tuple[str, ...]:
 
 
 def parse_versions(text: str) -> tuple[int, ...]:
-    """The NFS versions whose locks are kept; only 3 so far."""
-    words = _words(text)
-    for word in words:
-        if word.partition(".")[0] == "4":
-            raise ValueError("NFSv4 is not supported yet, use 3")
-        if word != "3":
-            raise ValueError(f"{word!r} is no NFS version, use 3")
-    if not words:
-        raise ValueError("use 3")
-    return (3,)
+    """The NFS versions whose locks are kept; minor versions of 4 are all or none."""
+    versions = set()
+    for word in _words(text):
+        if word not in ("3", "4", "4.0", "4.1", "4.2"):
+            raise ValueError(f"{word!r} is no NFS version with locks, use 3 or 3,4")
+        versions.add(int(word[0]))
+    if 3 not in versions:
+        raise ValueError("use 3 or 3,4: NFSv4 alone is not supported yet")
+    return tuple(sorted(versions))
+
+
+def parse_scope(text: str) -> str:
+    """A server scope: what can be a host name of at most 64 bytes (nfsd keeps it as one)."""
+    allowed = "".join(sorted(set(text)))
+    if len(text) > 64 or not text.isascii() or not all(c.isalnum() or c in "._:-" for c in allowed):
+        raise ValueError("use at most 64 letters, digits, dots, colons, dashes or underscores")
+    return text
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -185,8 +192,35 @@ PARAMETERS = (
     ),
     Parameter(
         "nfs_versions", "string", "3", "NFS versions whose locks are kept",
-        "3 keeps the locks of NFSv2 and NFSv3 clients (rpc.statd). NFSv4 is not supported yet.",
+        "3 keeps the locks of NFSv2 and NFSv3 clients (rpc.statd); 3,4 those of NFSv4 clients, "
+        "too (nfsd's recovery records).",
         parse_versions,
+    ),
+    Parameter(
+        "v4_tracking", "string", "auto", "Where nfsd keeps its NFSv4 recovery records",
+        "auto finds it out: nfsdcld (its database), nfsdcltrack (the older helper's) or v4recovery "
+        "(nfsd's own directory).",
+        _one_of("auto", "nfsdcld", "nfsdcltrack", "v4recovery"),
+    ),
+    Parameter(
+        "v4_records", "string", "mirror", "How NFSv4 recovery records get to the holding directory",
+        "mirror copies each within milliseconds after nfsd has made it. direct has nfsdcld work in "
+        "the holding directory itself, which leaves no window at all; for services that own the "
+        "node's NFS server.",
+        _one_of("mirror", "direct"),
+    ),
+    Parameter(
+        "takeover_running_nfsd", "string", "refuse", "When nfsd already runs at the start",
+        "nfsd reads its recovery records only when it starts. refuse: the start fails and says "
+        "so. restart: nfsd is restarted, which gives every client of the node a grace period.",
+        _one_of("refuse", "restart"),
+    ),
+    Parameter(
+        "server_scope", "string", None, "NFSv4 server scope",
+        "What every node announces as server scope (RFC 8881): clients of NFSv4.1 and later "
+        "reclaim their locks only from a server of the same scope. Default: the first address in "
+        "ip. When this is not set, nfsserver's nfs_server_scope counts.",
+        parse_scope,
     ),
     Parameter(
         "statd_dir", "string", None, "State directory of rpc.statd",
@@ -251,7 +285,8 @@ class Config:
 
     __slots__ = ("callout_timeout", "filesystems", "holding_dir", "ip", "lock_migration",
                  "lockd_kill", "nfs_client", "nfs_versions", "notify_names", "notify_timeout",
-                 "propagate_interval", "statd_dir", "tickle")
+                 "propagate_interval", "server_scope", "statd_dir", "takeover_running_nfsd",
+                 "tickle", "v4_records", "v4_tracking")
 
     holding_dir: str
     propagate_interval: float
@@ -266,12 +301,17 @@ class Config:
     filesystems: tuple[str, ...]
     lockd_kill: str
     nfs_client: str
+    v4_tracking: str
+    v4_records: str
+    takeover_running_nfsd: str
+    server_scope: str
 
 
 #: What a parameter that has neither a value nor a default is parsed to.
 _ABSENT: dict[str, object] = {
     "holding_dir": "", "propagate_interval": 0.0, "ip": (), "statd_dir": None, "notify_names": (),
     "filesystems": (),
+    "server_scope": "",
 }
 _NEEDED = {
     "holding_dir": "name a directory on the service's shared filesystem",

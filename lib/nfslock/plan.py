@@ -11,6 +11,8 @@ the next start observes and plans anew. The order holds these rules:
 5. sm-notify is held off before statd starts, and statd is down while its directory is merged into.
 6. Nothing is deleted by a start or a stop. Deletions are the propagator's, and only when it has
    seen the record absent for a while, with the VIP and the same lockd in place all the time.
+7. NFSv4 records are in place before nfsd starts: it reads them then and never again. An nfsd that
+   has to be stopped for this is stopped while statd is down, which would delete its records.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class Wanted:
     node: str
     boot_id: str
     epoch: int
+    v4: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,11 @@ def start(observed: Observed, wanted: Wanted) -> list[Step]:
         Step("enlist", clients - observed.pending, f"{len(clients)} clients to notify"),
         Step("hold_off_sm_notify", None, "the stock sm-notify stays out"),
         Step("stop_statd", None, "rpc.statd down"),
+        *([Step("stop_nfsd", before, "no nfsd but the service's own"),
+           Step("merge_v4", before, "NFSv4 recovery records put in place")] if wanted.v4 else []),
         Step("merge", {**observed.held, **seed}, "records put in place for rpc.statd"),
         Step("start_statd", None, "rpc.statd up"),
+        *([Step("start_nfsd", None, "nfsd up again if it was")] if wanted.v4 else []),
         Step("start_propagator", owner, "propagator ready"),
     ]
     if not observed.exists:

@@ -9,6 +9,7 @@ holding directory has a newer owner.
 
 from __future__ import annotations
 
+import gc
 import os
 import selectors
 import signal
@@ -25,6 +26,7 @@ from .owner import Owner
 from .runtime import Runtime
 from .system import System
 from .tickle_io import Tickler
+from .tracking_mirror import RecoveryMirror, from_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,11 +63,18 @@ class Propagator:
         self._listen(self._near, self._woken)
         self.addresses = Addresses()
         self._listen(self.addresses, self._addresses_changed)
+        self.recovery: RecoveryMirror | None = None
+        if given.get("v4_store"):
+            self.recovery = from_text(system, given["v4_store"], self.holding)
         self.inotify: Inotify | None = None
         self._watch()
         self.callouts: CalloutServer | None = None
         self._answer_callouts()
         self.announcement = Announcement(system, self.config, self.holding, self.wake)
+        before = runtime.read("status") or {}
+        if before.get("generation") == given["generation"] and before.get("notify_began"):
+            # A propagator that was killed does not begin the time for the clients anew.
+            self.announcement.began = float(before["notify_began"])
         self.announcement.addresses_changed(self.addresses.current())
         self.tickler = Tickler(
             system, self.holding, self.config.ip if self.config.tickle else ())
@@ -90,6 +99,10 @@ class Propagator:
             inotify = Inotify()
             inotify.add(self.system.path(f"{self.statd_dir}/sm"))
             inotify.add(self.system.path(os.path.dirname(self.system.etab)))
+            if self.recovery is not None:
+                store = self.recovery.store.directory
+                self.system.make_directory(store)
+                inotify.add(self.system.path(store), created=True)
         except OSError as error:
             ocf.logger.warning(
                 "inotify does not work (%s): new records are found by the sweep only, every %g s; "
@@ -131,11 +144,22 @@ class Propagator:
     def _files_changed(self) -> None:
         assert self.inotify is not None
         sm = self.system.path(f"{self.statd_dir}/sm")
-        names = {name for directory, name in self.inotify.read() if directory == sm}
+        changed = self.inotify.read()
+        names = {name for directory, name in changed if directory == sm}
         if "" in names:
             self._next_sweep = 0.0
+            self.mirror.distrust()
         elif names:
             self._guarded(lambda: self.mirror.touch(names))
+        mirror = self.recovery
+        if mirror is not None and any(
+                directory == self.system.path(mirror.store.directory) for directory, _ in changed):
+            self._guarded(lambda: mirror.touch(self._settled))
+
+    def _settled(self) -> bool:
+        """Whether the service stands, with the addresses as they are now."""
+        self._addresses_changed()
+        return self.announcement.ready_since is not None
 
     def _callouts_came(self) -> None:
         assert self.callouts is not None
@@ -170,9 +194,14 @@ class Propagator:
             missed = self.callouts.missed()
             self.callouts.set_timeout(self.config.callout_timeout)
         self.holding.check_owner()
+        if self.inotify is not None:
+            # Costs one call; it may be another directory by now.
+            self.inotify.add(self.system.path(f"{self.statd_dir}/sm"))
         # After a callout that was not confirmed in time nothing is taken for granted.
         yield from self.mirror.steps(self.inotify is not None and missed == self._caught_up)
         self._caught_up = missed
+        if self.recovery is not None:
+            yield from self.recovery.steps(self._settled)
         self._check_server()
         self.mirror.expire(
             plan.patience(self.config.propagate_interval), self.announcement.ready_since)
@@ -185,7 +214,12 @@ class Propagator:
             for _ in self._sweeping or ():
                 if self.system.monotonic() - now >= _SLICE:
                     return
-            self._sweeping, self._swept, self.problem = None, True, ""
+            self._sweeping, self.problem = None, ""
+            if not self._swept:
+                # The records stay: to look for garbage among them would take long, again and again.
+                gc.enable()
+                gc.freeze()
+            self._swept = True
 
         if not self._guarded(step):
             self._sweeping = None
@@ -251,6 +285,7 @@ class Propagator:
         if self._sweeping is not None:
             self._advance(now)
         pause: list[float | None] = []
+        now = self.system.monotonic()
         self._guarded(lambda: pause.append(self.announcement.tick(now)))
         pause.append(self.tickler.tick(now, self.announcement.ready_since))
         self._follow_senders()
@@ -292,8 +327,10 @@ class Propagator:
             "skipped": len(self.mirror.skipped) + self.mirror.damaged,
             "notify_total": announcement.total,
             "notify_left": len(announcement.pending),
+            "notify_began": f"{announcement.began:.3f}",
             "notify_deadline": f"{announcement.began + self.config.notify_timeout:.3f}",
             "waiting_for": announcement.waiting_for if phase == "waiting" else "",
+            "v4_records": len(self.recovery.clients) if self.recovery else "",
             "inotify": "yes" if self.inotify else "no",
             "callout": "yes" if self.callouts else "no",
             "confirmed": self.callouts.served if self.callouts else 0,
@@ -331,6 +368,7 @@ def main(service: str) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, reload)
+    gc.disable()  # until the first sweep has read all records
     try:
         return propagator.run()
     except _Orphaned:

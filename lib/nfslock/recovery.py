@@ -89,26 +89,27 @@ def union(*several: Mapping[bytes, bytes]) -> Clients:
 
 
 def heirs(
-    held: Mapping[bytes, bytes] | None, local: Mapping[bytes, bytes] | None, *,
-    was_here: bool, clean: bool,
+    held: Mapping[bytes, bytes] | None, local: Mapping[bytes, bytes] | None,
+    removed: Iterable[bytes] = (), *, was_here: bool,
 ) -> Clients:
     """Who may reclaim from the nfsd that is about to start on this node.
 
-    `held`: what the holding directory says, None when it has no NFSv4 history; `local`: what this
-    node's own store says, None when it has none worth the name; `was_here`: whether this node owned
-    the service last, and `clean` whether that ended with an orderly stop.
+    `held`: what the holding directory says, None when it has no NFSv4 history, and `removed` who
+    was taken out of it while the service stood; `local`: what this node's own store says, None when
+    it has none; `was_here`: whether this node owned the service last.
 
-    A client that lost its lease elsewhere, and whose locks went to somebody else, must not come
-    back through an old record that this node has kept (RFC 8881 8.4.3): once the service has lived
-    elsewhere, only the holding directory counts. After a crash here the node's store does: nfsd
-    waited for it, and the copy may lag. A stop expires clients on purpose (older kernels release
-    locks that way), so after one both count.
+    A client that lost its lease, and whose locks went to somebody else, must not come back through
+    an old record that this node has kept (RFC 8881 8.4.3): once the service has lived elsewhere,
+    only the holding directory counts. After a crash or a stop here both do. The copy may lag by
+    milliseconds; nfsdcld's last seconds may be undone by a power cut (tracking_sqlite.use_wal); and
+    a stop expires clients on purpose (older kernels release locks that way).
     """
     if held is None:
         return union(local or {})
     if not was_here or local is None:
         return union(held)
-    return union(held, local) if clean else union(local)
+    gone = {name_of(owner) for owner in removed}
+    return union(held, {o: p for o, p in local.items() if name_of(o) not in gone})
 
 
 def difference(

@@ -84,16 +84,12 @@ def _systemd(system: System) -> bool:
 
 
 def _reload(system: System) -> None:
-    code, out = system.run("systemctl", "daemon-reload", timeout=60.0)
-    if code:
-        raise Error(f"`systemctl daemon-reload` failed ({code}): {out}")
+    system.checked("systemctl", "daemon-reload")
 
 
 def announce(system: System, scope: str) -> None:
     """Set the scope of the running nfsd now. Clients notice at their next EXCHANGE_ID only."""
-    code, out = system.run("unshare", "--uts", "/bin/sh", "-c", _SET, scope)
-    if code:
-        raise Error(f"the NFSv4 server scope cannot be set to {scope}: {out}")
+    system.checked("unshare", "--uts", "/bin/sh", "-c", _SET, scope)
 
 
 def announced(address: str) -> str | None:

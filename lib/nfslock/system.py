@@ -18,7 +18,7 @@ from . import errors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 #: Our temporary files start like this: statd and sm-notify skip names with a dot in front.
 TEMPORARY = ".nfslock."
@@ -70,14 +70,16 @@ class System:
         """
         fd = os.open(self.path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | _NOFOLLOW)
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
                 raise ValueError(f"{path} is no regular file")
             data = b""
             while len(data) <= limit:
                 piece = os.read(fd, limit + 1 - len(data))
-                if not piece:
-                    return data
                 data += piece
+                # One call for most files; those of proc(5) have no size.
+                if not piece or 0 < len(data) == status.st_size <= limit:
+                    return data
         finally:
             os.close(fd)
         raise ValueError(f"{path} is larger than {limit} bytes")
@@ -88,6 +90,20 @@ class System:
             return os.listdir(self.path(directory))
         except FileNotFoundError:
             return []
+
+    def portions(self, directory: str, size: int) -> Iterator[list[str]]:
+        """The names in a directory, some at a time: a large one takes long.
+
+        Names that come or go meanwhile may be among them or not. OSError as the kernel gives it.
+        """
+        with os.scandir(self.path(directory)) as entries:
+            names: list[str] = []
+            for entry in entries:
+                names.append(entry.name)
+                if len(names) == size:
+                    yield names
+                    names = []
+            yield names
 
     def identity(self, path: str) -> tuple[int, ...] | None:
         """What changes when the file is replaced or written: device, inode, size, times."""
@@ -129,13 +145,14 @@ class System:
             return
         where = self.path(directory)
         like = like or Like()
+        foreign = like.uid >= 0 and (like.uid, like.gid) != (os.geteuid(), os.getegid())
         temporaries: list[tuple[str, str]] = []
         name = ""
         try:
             for number, (name, data) in enumerate(files.items()):
                 temporary = f"{where}/{TEMPORARY}{self.nonce}.{number}"
                 temporaries.append((temporary, name))
-                self._write_one(temporary, data, like, durable and len(files) < _MANY)
+                self._write_one(temporary, data, like, foreign, durable and len(files) < _MANY)
             if durable and len(files) >= _MANY:
                 self._syncfs(where)
             for temporary, name in temporaries:
@@ -149,15 +166,19 @@ class System:
                 f"{directory}: cannot write {name}: {error.strerror or error}") from error
 
     @staticmethod
-    def _write_one(temporary: str, data: bytes, like: Like, sync: bool) -> None:
-        System._discard(temporary)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW, like.mode)
+    def _write_one(temporary: str, data: bytes, like: Like, foreign: bool, sync: bool) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW
+        try:
+            fd = os.open(temporary, flags, like.mode)
+        except FileExistsError:
+            System._discard(temporary)
+            fd = os.open(temporary, flags, like.mode)
         try:
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view):]
             os.fchmod(fd, like.mode)
-            if like.uid >= 0 and (like.uid, like.gid) != (os.geteuid(), os.getegid()):
+            if foreign:
                 os.fchown(fd, like.uid, like.gid)
             if like.label is not None:
                 os.setxattr(fd, "security.selinux", like.label)
@@ -302,6 +323,13 @@ class System:
             raise errors.Error(
                 f"`{shlex.join(argv)}` did not end within {timeout:g} s") from None
         return done.returncode, done.stdout.decode(errors="replace").strip()
+
+    def checked(self, *argv: str, timeout: float = 60.0) -> None:
+        """Run a command that must succeed; Error with its last line when it does not."""
+        code, out = self.run(*argv, timeout=timeout)
+        if code:
+            raise errors.Error(
+                f"`{' '.join(argv)}` failed ({code}): {out.splitlines()[-1] if out else ''}")
 
 
 def is_missing(error: OSError) -> bool:

@@ -3,14 +3,14 @@
 
 Unlike a monitor record, a stale recovery record does harm: it lets a client reclaim what it has
 lost meanwhile. So a deletion is mirrored as soon as it is seen, but only while the service stands:
-what goes away while it leaves are locks being released, not clients. nfsd waits for its own record
-to be durable, not for our copy: a crash within the milliseconds between them is the remaining
-window, which v4_records=direct closes.
+what goes away while it leaves are locks being released, not clients. nfsd waits for its own record,
+not for our copy: a crash within the milliseconds between them is the remaining window, which
+v4_records=direct closes.
 """
 
 from __future__ import annotations
 
-from . import recovery
+from . import recovery, tracking
 from .holding import Holding
 from .system import System
 from .tracking_directory import Directory
@@ -18,7 +18,7 @@ from .tracking_nfsdcld import Nfsdcld
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
     from .recovery import Clients
     from .tracking import Store
@@ -28,7 +28,10 @@ DATABASE, DIRECTORY = "nfsdcld", "v4recovery"
 
 
 class Held:
-    """The recovery records in the holding directory, in nfsdcld's form and as directories."""
+    """The recovery records in the holding directory, in nfsdcld's form and as directories.
+
+    The database counts; the directories, for an administrator's hand, follow with catch_up().
+    """
 
     def __init__(self, system: System, holding: Holding) -> None:
         self.holding = holding
@@ -47,22 +50,25 @@ class Held:
         """Hold these and nobody else. Durable; Fenced when there is a newer owner."""
         self.holding.check_owner()
         self.database.replace(clients)
-        self.directory.replace(clients)
 
     def change(self, add: Clients, drop: list[bytes]) -> None:
-        """Hold these, too, and those no more. Durable; Fenced when there is a newer owner.
-
-        The directories follow with catch_up(): nothing here waits for them.
-        """
+        """Hold these, too, and those no more. Durable; Fenced when there is a newer owner."""
         self.holding.check_owner()
-        self.database.change(add, drop)
+        self.database.change_and_note(add, drop)
 
-    def catch_up(self, clients: Clients) -> None:
-        """Make the directories equal to what is held."""
-        wanted = {recovery.name_of(owner) for owner in clients}
-        if wanted != self.directory.names():
+    def catch_up(self, wanted: Mapping[str, tuple[bytes, bytes]]) -> Iterator[None]:
+        """Make the directories equal to what is held, in short steps."""
+        there = self.directory.names()
+        missing = [wanted[name][0] for name in wanted.keys() - there]
+        spare = [recovery.hashed(name) for name in there - wanted.keys()]
+        for portion in recovery.chunks(missing):
             self.holding.check_owner()
-            self.directory.replace(clients)
+            self.directory.change(dict.fromkeys(portion, b""))
+            yield
+        for portion in recovery.chunks(spare):
+            self.holding.check_owner()
+            self.directory.change({}, portion)
+            yield
 
 
 class RecoveryMirror:
@@ -76,7 +82,7 @@ class RecoveryMirror:
         #: Additions that are not durable yet, and names that this node has no more.
         self._new: dict[str, tuple[bytes, bytes]] = {}
         self._gone: set[str] = set()
-        self._lag = True
+        self._first = self._lag = True
 
     def touch(self, settled: Callable[[], bool]) -> int:
         """Take in what has changed on the node; returns how many records were written or removed.
@@ -87,6 +93,11 @@ class RecoveryMirror:
         change = self.store.follow()
         if change is not None:
             self._note(*change)
+            if self._first:
+                # What went away while nobody looked.
+                here = {recovery.name_of(owner) for owner in change[0]}
+                self._gone.update(self.clients.keys() - here)
+                self._first = False
         drop = [name for name in self._gone if name in self.clients]
         if drop and not settled():
             drop = []
@@ -116,16 +127,21 @@ class RecoveryMirror:
             name = recovery.name_of(owner)
             self._gone.discard(name)
             known = self.clients.get(name)
-            better = known is None or (
-                not recovery.is_hashed(owner) and (
-                    recovery.is_hashed(known[0]) or (principal or known[1]) != known[1]))
-            if better:
-                self._new[name] = (owner, principal)
+            # The older forms do not know principals: what is held stays.
+            keep = known is not None and self.store.kind != "nfsdcld"
+            record = (owner, known[1] if keep and known else principal)
+            if known is None or (not recovery.is_hashed(owner) and known != record):
+                self._new[name] = record
 
-    def sweep(self, settled: Callable[[], bool]) -> int:
-        """touch(), and bring the directories up to date."""
-        count = self.touch(settled)
+    def steps(self, settled: Callable[[], bool]) -> Iterator[None]:
+        """A sweep in short steps: touch(), and the directories."""
+        self.touch(settled)
         if self._lag:
-            self.held.catch_up(dict(self.clients.values()))
+            yield from self.held.catch_up(dict(self.clients))
             self._lag = False
-        return count
+
+
+def from_text(system: System, text: str, holding: Holding) -> RecoveryMirror:
+    """The mirror for the store that a start has found: "KIND DIRECTORY"."""
+    kind, _, directory = text.partition(" ")
+    return RecoveryMirror(tracking.at(system, kind, directory, live=True), Held(system, holding))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SCHEMA = 4
 _EPOCH = (1 << 64) - 1
 _COLUMNS = ("id", "princhash")
+_REMOVED = "nfslock_removed"
 
 
 class Nfsdcld:
@@ -60,8 +61,7 @@ class Nfsdcld:
         version = self._version(connection)
         if not version:
             return {}
-        return recovery.union(*(
-            _rows(connection, table) for table in _tables(connection, version)))
+        return _all_rows(connection, _tables(connection, version))
 
     def _version(self, connection: sqlite3.Connection) -> int:
         try:
@@ -106,7 +106,7 @@ class Nfsdcld:
                 self._rows.update(fresh)
                 return fresh, []
         before = self._view
-        rows = recovery.union(*(_rows(connection, name) for name in names))
+        rows = _all_rows(connection, names)
         self._ends = {name: _end(connection, name) for name in names}
         changed, gone = recovery.difference(self._rows, rows)
         self._rows, self._view = rows, view
@@ -119,13 +119,12 @@ class Nfsdcld:
         fresh: Clients = {}
         ends = {}
         for name in names:
-            count, last, owner = self._ends[name]
+            count, last, row = self._ends[name]
             ends[name] = _end(connection, name)
-            if last:
-                row = connection.execute(
-                    f'SELECT id FROM "{name}" WHERE rowid = ?', (last,)).fetchone()
-                if row is None or row[0] != owner:
-                    return None
+            # A deleted last row's number is given away again.
+            if last and row != connection.execute(
+                    f'SELECT * FROM "{name}" WHERE rowid = ?', (last,)).fetchone():
+                return None
             tail = _rows(connection, name, last)
             new = connection.execute(
                 f'SELECT count(*) FROM "{name}" WHERE rowid > ?', (last,)).fetchone()[0]
@@ -146,6 +145,7 @@ class Nfsdcld:
                 held.update(_rows(connection, table))
             unwanted = [o for o in (*held, recovery.PLACEHOLDER) if o not in clients]
             _apply(connection, version, clients, unwanted)
+            connection.execute(f"DROP TABLE IF EXISTS {_REMOVED}")
             if version > 2:
                 # With 1, a restarted nfsdcld would empty the table to import nfsdcltrack's.
                 connection.execute(
@@ -157,6 +157,30 @@ class Nfsdcld:
         """Add or replace clients and take others out, in one durable transaction."""
         self._write(lambda connection: _apply(
             connection, self._prepared(connection), add, list(drop)))
+
+    def change_and_note(self, add: Mapping[bytes, bytes], drop: Iterable[bytes]) -> None:
+        """The same, and keep in mind who was taken out (for the copy; nfsdcld ignores it)."""
+        def work(connection: sqlite3.Connection) -> None:
+            gone = list(drop)
+            _apply(connection, self._prepared(connection), add, gone)
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {_REMOVED} (id BLOB PRIMARY KEY)")
+            connection.executemany(
+                f"INSERT OR IGNORE INTO {_REMOVED} VALUES (?)", ((owner,) for owner in gone))
+            connection.executemany(
+                f"DELETE FROM {_REMOVED} WHERE id = ?", ((owner,) for owner in add))
+
+        self._write(work)
+
+    def removed(self) -> list[bytes]:
+        """Who was taken out since the last replace()."""
+        def work(connection: sqlite3.Connection) -> list[bytes]:
+            if _REMOVED not in tracking_sqlite.tables(connection):
+                return []
+            return [owner for owner, in connection.execute(f"SELECT id FROM {_REMOVED}")]
+
+        if tracking_sqlite.token(self.system, self.path) is None:
+            return []
+        return tracking_sqlite.transaction(self.system, self.path, work)
 
     def _write(self, work: Callable[[sqlite3.Connection], None]) -> None:
         missing = tracking_sqlite.token(self.system, self.path) is None
@@ -229,12 +253,20 @@ def _rows(connection: sqlite3.Connection, table: str, after: int = 0) -> Clients
             if recovery.usable(owner, principal or b"") and owner != recovery.PLACEHOLDER}
 
 
+def _all_rows(connection: sqlite3.Connection, names: Iterable[str]) -> Clients:
+    """The rows of several tables; who came back last says with which principal."""
+    rows: Clients = {}
+    for name in names:
+        rows.update(_rows(connection, name))
+    return recovery.union(rows)
+
+
 def _end(connection: sqlite3.Connection, table: str) -> tuple[int, int, object]:
-    """How many rows there are, and the last one's rowid and id."""
+    """How many rows there are, the last one's rowid, and all of that row."""
     count = connection.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0]
     row = connection.execute(
-        f'SELECT rowid, id FROM "{table}" ORDER BY rowid DESC LIMIT 1').fetchone()
-    return (count, *(row or (0, None)))
+        f'SELECT rowid, * FROM "{table}" ORDER BY rowid DESC LIMIT 1').fetchone()
+    return (count, row[0], row[1:]) if row else (0, 0, None)
 
 
 def _apply(

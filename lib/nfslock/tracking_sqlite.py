@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from contextlib import closing
 from urllib.parse import quote
 
 from .errors import Error
@@ -44,6 +45,25 @@ def token(system: System, path: str) -> tuple[object, ...] | None:
     finally:
         os.close(fd)
     return (*identity, counter, system.identity(f"{path}-wal"))
+
+
+def use_wal(system: System, path: str) -> None:
+    """Switch the database to write-ahead logging, which stays on for whoever opens it next.
+
+    With a rollback journal a transaction counts once the journal is *removed*, and at the default
+    synchronous=FULL nobody syncs the directory then: a power cut within seconds brings the journal
+    back, and the next to open the database takes the transaction back. A log is synced by each
+    commit (sqlite.org/pragma.html#pragma_synchronous).
+    """
+    try:
+        with closing(sqlite3.connect(
+                f"file:{quote(system.path(path))}?mode=rw", timeout=PATIENCE, isolation_level=None,
+                uri=True)) as connection:
+            (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    except sqlite3.Error as error:
+        raise Error(f"{path}: {error}") from error
+    if mode != "wal":
+        raise Error(f"{path}: this filesystem cannot hold a write-ahead log; use v4_records=mirror")
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

@@ -178,7 +178,7 @@ def test_the_directory_of_another_service(mounted: Cluster) -> None:
         ({"ip": "192.0.2.300"}, ["192.0.2.300", "address"]),
         ({"ip": "nfs.example.com"}, ["nfs.example.com", "address"]),
         ({"lock_migration": "perhaps"}, ["lock_migration=perhaps"]),
-        ({"nfs_versions": "3,4"}, ["nfs_versions=3,4", "4"]),
+        ({"nfs_versions": "4"}, ["nfs_versions=4", "alone"]),
         ({"notify_timeout": "later"}, ["notify_timeout=later"]),
     ],
 )

@@ -20,7 +20,7 @@ from .machine import CHECKOUT, Machine
 from .wait import wait_until
 
 DATABASE = "/var/lib/nfs/nfsdcld/main.sqlite"
-_PIPES = "/run/pipes"
+_PIPES = "/var/lib/nfs/rpc_pipefs"
 _SIZE = 8 + 2 + 1024 + 1 + 32
 _CREATE, _REMOVE, _CHECK, _GRACE_DONE, _GRACE_START, _GET_VERSION = range(6)
 _IN_PROGRESS = -115  # EINPROGRESS: one client of several
@@ -47,6 +47,10 @@ class Nfsdcld:
                    otherwise=lambda: machine.read(self.log))
         self._ask(_GET_VERSION)
         os.close(slave)
+
+    def greet(self) -> None:
+        """Wait for whoever has the pipe open now: the agent may have started another daemon."""
+        self._ask(_GET_VERSION)
 
     def create(self, owner: bytes, principal: bytes = b"") -> None:
         """A client's first RECLAIM_COMPLETE or OPEN_CONFIRM; durable when this returns."""

@@ -18,8 +18,11 @@ LAYERS = [
      "kernel_tables", "release_plan"},
     {"system"},
     {"holding", "statd", "kernel", "events", "notify_io", "resolver", "runtime", "tickle_io",
-     "holders", "clients", "release", "bounded"},
-    {"mirror", "announce", "supervise", "monitor", "deep", "actions", "callout_server",
+     "holders", "clients", "release", "bounded",
+     "nfsconf", "grace", "scope", "tracking", "tracking_sqlite", "tracking_nfsdcld",
+     "tracking_nfsdcltrack", "tracking_directory"},
+    {"tracking_mirror", "tracking_direct", "tracking_takeover",
+     "mirror", "announce", "supervise", "monitor", "deep", "actions", "callout_server",
      "setup_node", "leave", "neighbours"},
     {"agent", "cli", "propagator", "callout", "__main__"},
 ]

@@ -206,6 +206,29 @@ def test_a_placeholder_is_written_but_is_no_client(cld: Nfsdcld, main: Path) -> 
     assert ids(main, "rec-0000000000000001") == {A}
 
 
+def test_the_copy_remembers_who_was_taken_out(cld: Nfsdcld, main: Path) -> None:
+    assert cld.removed() == []
+    cld.replace({A: b"", B: b""})
+    cld.change_and_note({}, [A, B])
+    cld.change_and_note({B: b""}, [])
+    assert cld.removed() == [A] and cld.read() == {B: b""}
+    assert "Schema version: 4" in printed(main)
+    cld.replace({B: b""})
+    assert cld.removed() == []
+
+
+def test_a_write_ahead_log_is_followed(cld: Nfsdcld, main: Path) -> None:
+    from nfslock.tracking_sqlite import use_wal
+
+    cld.replace({A: b""})
+    use_wal(System(), str(main))
+    with closing(sqlite3.connect(main, isolation_level=None)) as daemon:
+        assert cld.follow() == ({A: b""}, [])
+        daemon.execute('INSERT INTO "rec-0000000000000001" (id) VALUES (?)', (B,))
+        assert cld.follow() == ({B: b""}, [])
+        assert not any(cld.follow() or ())
+
+
 def test_a_lock_held_by_another_is_waited_for(cld: Nfsdcld, main: Path) -> None:
     """And an error with the file's name when it stays."""
     database(main, clients=(A,))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Seconds for the release when nobody has set a limit, and what is kept of a limit for the rest.
 _USUAL, _MARGIN = 20.0, 2.0
+#: How much of the time is for waiting; the rest is for naming what is left.
+_WAITING = 0.7
 
 
 def noted(system: System, config: Config) -> dict[str, str]:
@@ -62,19 +64,28 @@ def wanted(
 
 def free(system: System, service: str, mark: Mapping[str, str], copied: bool) -> None:
     """Release the service's filesystems; what still holds them goes to log and exit reason."""
-    # What the action's own alarm leaves us.
-    left = signal.getitimer(signal.ITIMER_REAL)[0] or _USUAL + _MARGIN
-    limit = max(left - _MARGIN, 0.5)
-    deadline = system.monotonic() + limit * 0.9
+    found: list[str] = []
     try:
         aim = wanted(system, service, mark, copied)
         if not aim.places:
             return
-        text = bounded(lambda: "\n".join(release.release(system, aim, deadline)), limit,
-                       "the release of locks")
+        limit = _time_left()
+        deadline = system.monotonic() + limit * _WAITING
+        found = bounded(lambda: "\n".join(release.release(system, aim, deadline)), limit,
+                        "the release of locks").splitlines()
+        # On its own: what a process of a stuck disk uses may be a question that hangs as well.
+        named = bool(found)
+        found += bounded(lambda: "\n".join(release.bystanders(system, aim, named)), _time_left(),
+                         "the search for who else uses it").splitlines()
     except (errors.Error, OSError, ValueError) as error:
-        text = f"{mark.get('filesystems')}: the locks may not be released: {error}"
-    for line in text.splitlines():
+        found.append(f"{mark.get('holding_dir')}: {error}")
+    for line in found:
         ocf.logger.warning("%s", line)
-    if text:
-        ocf.ocf_exit_reason("; ".join(text.splitlines()[:5]))
+    if found:
+        ocf.ocf_exit_reason("; ".join(found[:5]))
+
+
+def _time_left() -> float:
+    """Seconds until the action's own alarm, less a margin for the rest of the stop."""
+    left = signal.getitimer(signal.ITIMER_REAL)[0]
+    return max(left - _MARGIN, 0.5) if left else _USUAL

@@ -30,6 +30,8 @@ _NFSD = "fs/nfsd"
 _CACHES = ("auth.unix.ip", "nfsd.fh", "nfsd.export")
 #: Seconds to the next look, at first; and at most, and between two times of unlocking and flushing.
 _LOOK, _AGAIN = 0.05, 0.5
+#: Seconds for nfsd to close in the background what it has let go of (7.2: about 2 s, emulated).
+_SETTLE = 4.0
 _STILL_HERE = ("nothing was unlocked: {} is still on this node, and its clients would lose their "
                "locks; stop the address before this resource")
 #: unlock_filesystem says so when nfsd has stopped; lockd's part is done by then.
@@ -37,12 +39,14 @@ _NFSD_STOPPED = (errno.EIO, errno.EINVAL)
 
 
 def release(system: System, wanted: Wanted, deadline: float) -> list[str]:
-    """Release the service's filesystems; what holds them still at `deadline`, [] when free.
+    """Release the service's filesystems; what NFS holds of them at `deadline`, [] for nothing.
 
-    `deadline`: on System.monotonic(). Returns at once when nothing of NFS holds them.
+    `deadline`: on System.monotonic(). Returns as soon as umount would succeed, and _SETTLE seconds
+    after NFS has nothing visible there any more: who else is in the way, `bystanders` says.
     """
     done: set[str] = set()
-    unlocked, pause = system.monotonic(), _LOOK
+    began = unlocked = system.monotonic()
+    pause = _LOOK
     while True:
         seen = observe(system, wanted)
         here = seen.addresses & wanted.addresses
@@ -54,17 +58,38 @@ def release(system: System, wanted: Wanted, deadline: float) -> list[str]:
         if due:
             continue
         places = release_plan.still_there(wanted.places, seen.mounts)
-        busy = {point: device for point, device in places.items()
-                if _held(seen, device) or holders.is_free(system, point) is False}
-        late = system.monotonic() >= deadline
-        if not busy or late or _by_others(system, seen, busy):
-            return _report(system, seen, wanted, places, busy)
+        held = {point: device for point, device in places.items() if _held(seen, device)}
+        now = system.monotonic()
+        if held:
+            began = now
+        elif now >= began + _SETTLE or not any(
+                holders.is_free(system, point) is False for point in places):
+            return []
+        if now >= deadline:
+            return _described(seen, wanted, held)
         time.sleep(pause)
         pause = min(2 * pause, _AGAIN)
         if system.monotonic() - unlocked >= _AGAIN:
             # nfsd closes some files in the background, and a client's last call may reopen one.
             unlocked = system.monotonic()
             done = {name for name in done if name.startswith(("expire", "kill"))}
+
+
+def bystanders(system: System, wanted: Wanted, explained: bool) -> list[str]:
+    """What besides NFS keeps the filesystems in use, each in a line.
+
+    `explained`: what NFS holds has been named, so that nothing more need be found.
+    """
+    mounts = holders.mounts(system)
+    found = []
+    for point, device in release_plan.still_there(wanted.places, mounts).items():
+        if holders.is_free(system, point) is False:
+            names = holders.named(system, point) + holders.exports(system, point)
+            if not names and not explained:
+                names = [f"{point}: is in use; no process, mount or export of it is known"]
+            found += names
+        found += release_plan.elsewhere(mounts, point, device)
+    return found
 
 
 def observe(system: System, wanted: Wanted) -> Seen:
@@ -102,25 +127,13 @@ def _held(seen: Seen, device: str) -> bool:
                 or any(client.on({device}) for client in seen.clients))
 
 
-def _by_others(system: System, seen: Seen, busy: dict[str, str]) -> bool:
-    """Whether what is left is no matter of NFS: waiting would not end it."""
-    return not any(_held(seen, device) for device in busy.values()) and all(
-        holders.named(system, point) for point in busy)
-
-
-def _report(
-    system: System, seen: Seen, wanted: Wanted, places: dict[str, str], busy: dict[str, str]
-) -> list[str]:
-    """What holds the filesystems, each in a line."""
-    found = []
-    for point, device in busy.items():
-        texts = (release_plan.describe(point, device, seen.locks, seen.clients)
-                 + holders.named(system, point) + holders.exports(system, point))
-        if texts and wanted.others and _held(seen, device):
-            texts[-1] += f" (kept for {', '.join(wanted.others)}, which is on this node too)"
-        found += texts or [f"{point}: in use by the kernel, nothing that holds it is known"]
-    return found + [text for point, device in places.items()
-                    for text in release_plan.elsewhere(seen.mounts, point, device)]
+def _described(seen: Seen, wanted: Wanted, held: dict[str, str]) -> list[str]:
+    """What NFS holds of the filesystems, each in a line, and why it was left."""
+    found = [text for point, device in held.items()
+             for text in release_plan.describe(point, device, seen.locks, seen.clients)]
+    if found and wanted.others:
+        found[-1] += f" (kept for {', '.join(wanted.others)}, which is on this node too)"
+    return found
 
 
 # -- the steps ---------------------------------------------------------------------------------

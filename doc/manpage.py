@@ -23,7 +23,8 @@ _CODES = (
 def roff(text: str) -> str:
     """Text with what roff would take for requests or escapes made harmless."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
-    return "\n".join("\\&" + line if line.startswith((".", "'")) else line for line in text.splitlines())
+    lines = text.splitlines()
+    return "\n".join("\\&" + line if line.startswith((".", "'")) else line for line in lines)
 
 
 def main() -> None:

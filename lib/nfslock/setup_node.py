@@ -125,7 +125,7 @@ def _recorded(system: System) -> dict[str, dict[str, State]]:
     """What --apply has changed: the state of each path before and after."""
     try:
         raw = json.loads(system.read(_RECORD, 1 << 22))
-        return {path: {when: tuple(entry[when]) if entry[when] else None  # type: ignore[misc]
+        return {path: {when: tuple(entry[when]) if entry[when] else None
                        for when in ("before", "after")} for path, entry in raw.items()}
     except FileNotFoundError:
         return {}
@@ -155,8 +155,8 @@ def diff(todo: Mapping[str, tuple[State, State]]) -> str:
     """The changes as a unified diff."""
     out: list[str] = []
     for path, (now, then) in todo.items():
-        names = [path if state is not None else "/dev/null" for state in (now, then)]
-        out += difflib.unified_diff(_lines(now), _lines(then), *names)
+        before, after = (path if state is not None else "/dev/null" for state in (now, then))
+        out += difflib.unified_diff(_lines(now), _lines(then), before, after)
     return "".join(out)
 
 

@@ -29,7 +29,9 @@ KILL, EIO, ENOSPC = "signal=KILL", "error=EIO", "error=ENOSPC"
 FAULTS = (KILL, EIO, ENOSPC)
 ALL = os.environ.get("NFSLOCK_CRASH") == "all"
 #: How many points of each run a sample takes.
-SAMPLE = 5
+SAMPLE = 2
+_LOG = "/var/log/crash.strikes"
+TRACE = "/var/log/crash.trace"
 
 
 class Point(NamedTuple):
@@ -41,10 +43,16 @@ class Point(NamedTuple):
     def strace(self, fault: str, *options: str) -> list[str]:
         """Return a command line prefix that injects the fault here."""
         inject = f"inject={self.call}:{fault}:when={self.number}"
-        return ["strace", "-o", "/dev/null", *options, "-e", f"trace={self.call}", "-e", inject]
+        return ["strace", "-qq", "-o", _LOG, *options, "-e", f"trace={self.call}", "-e", inject]
 
     def __str__(self) -> str:
         return f"{self.call} number {self.number}"
+
+
+def struck(node: Node) -> bool:
+    """Return whether the last injection happened; strace has ended."""
+    log = node.read(_LOG)
+    return "(INJECTED)" in log or "killed by SIGKILL" in log
 
 
 def sample(every: list[Point], salt: int) -> list[Point]:
@@ -60,12 +68,16 @@ def points(node: Node, run: Callable[[list[str]], object], *options: str) -> lis
 
     options: "-f" to follow children; each process is counted for itself, as strace does.
     """
-    trace = "/var/log/crash.trace"
-    run(["strace", "-qq", "-o", trace, *options, "-e", f"trace={CALLS}"])
+    run(["strace", "-qq", "-o", TRACE, *options, "-e", f"trace={CALLS}"])
+    return traced(node, "-f" in options)
+
+
+def traced(node: Node, followed: bool) -> list[Point]:
+    """Return the points in the trace that strace has left."""
     made: dict[tuple[str, str], int] = {}
     found: dict[Point, None] = {}
-    for line in node.read(trace).splitlines():
-        pid, _, rest = line.partition(" ") if "-f" in options else ("", "", line)
+    for line in node.read(TRACE).splitlines():
+        pid, _, rest = line.partition(" ") if followed else ("", "", line)
         call, bracket, _ = rest.strip().partition("(")
         if bracket and call in CALLS.split(","):
             made[pid, call] = made.get((pid, call), 0) + 1

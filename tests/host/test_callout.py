@@ -313,12 +313,12 @@ with socket.create_connection(("127.0.0.1", 32765)) as peer:
 
 
 def test_callouts_are_answered_while_many_records_are_compared(bring_up: Up) -> None:
-    """A sweep of 20,000 records takes longer than a callout may: it is done in steps."""
-    cluster = bring_up(callout_timeout="30s", megabytes=256)
+    """A sweep of 5,000 records takes longer than a callout may: it is done in steps."""
+    cluster = bring_up(callout_timeout="30s", megabytes=64)
     service, a = cluster.service, cluster.a
     make = (
         "import sys\n"
-        "for n in range(20000):\n"
+        "for n in range(5000):\n"
         "    ip = f'10.0.{n >> 8}.{n & 255}'\n"
         "    with open(f'/var/lib/nfs/sm/{ip}', 'w') as file:\n"
         "        file.write(f'0100007f 000186b5 00000003 00000010 {n:032x} {ip} nodeA\\n')\n"

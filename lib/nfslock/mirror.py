@@ -3,7 +3,8 @@
 
 Used by the propagator (events and sweeps) and by stop (one last sweep, additions only). It holds
 both directories in memory, so that an event costs the changed files only and a quiet sweep one
-stat(2).
+stat(2). A directory that does change is listed only as often as keeps its cost small: inotify has
+told of the files already.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-#: A full look at every file at least each this many sweeps, whatever the directory's times say.
-_FULL_EVERY = 60
+#: A full look at every file each this many sweeps, whatever the directory's times say, and of more
+#: files less often: one sweep for each _FILES_A_SWEEP files (some 30 us each).
+_FULL_EVERY, _FILES_A_SWEEP = 60, 50
+#: Names are compared after a pause of one sweep for each so many names (some 0.6 us each).
+_NAMES_A_SWEEP = 5000
 #: Directory times advance in ticks on older kernels: changes this recent (s) are looked for again.
 _TICK = 2.0
-#: Files looked at in one step of a sweep (about 30 us each).
-_PORTION = 100
+#: Files looked at in one step of a sweep, and names compared in one.
+_PORTION, _NAMES = 50, 1000
 
 
-def _portions(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(names), _PORTION):
-        yield names[start : start + _PORTION]
+def _portions(names: Sequence[str], size: int = _PORTION) -> Iterator[Sequence[str]]:
+    for start in range(0, len(names), size):
+        yield names[start : start + size]
 
 
 class Mirror:
@@ -49,14 +53,17 @@ class Mirror:
         self._owed: set[str] = set()
         self._where: dict[str, set[str]] = {}
         self._seen: tuple[int, ...] | None = None
-        self._sweeps = 0
+        #: Sweeps until all files are read again, and until names may be compared again.
+        self._until_full = self._until_names = 0
+        self._place: tuple[int, ...] | None = None
         self._loaded = False
 
     def sweep(self, watched: bool = False) -> int:
         """Compare the directories; returns how many records were added.
 
         With `watched` (inotify tells of changed files) only names are compared, and not even
-        these while the directory stands still; every 60th time all files are read again.
+        these while the directory stands still or, with many names, was compared a moment ago; all
+        files are read again after 60 sweeps or more.
         """
         return sum(self.steps(watched))
 
@@ -72,25 +79,44 @@ class Mirror:
                 self._load(portion)
                 yield 0
             self._loaded = True
-        full = not watched or self._sweeps % _FULL_EVERY == 0
-        self._sweeps += 1
+        full = not watched or self._until_full <= 0
+        self._until_full -= 1
+        self._until_names -= 1
         seen = self.system.identity(f"{self.statd_dir}/sm")
         if seen is None:
             raise Error(f"{self.statd_dir}/sm is gone: no lock record can be kept")
+        if seen[:2] != self._place:
+            full, self._place = True, seen[:2]
         if self._owed:
             yield self._reconcile(tuple(self._owed))
-        if not full and seen == self._seen and not self.skipped:
+        for portion in _portions(sorted(self.skipped)):
+            yield self.touch(portion)
+        if full:
+            self._until_full = max(_FULL_EVERY, len(self.files) // _FILES_A_SWEEP)
+        elif seen == self._seen or self._until_names >= 0:
             return
         self._seen = None
-        names = self._names()
-        changed = names ^ self.files.keys() | self.skipped
-        for portion in _portions(sorted(changed | names if full else changed)):
-            yield self.touch(portion)
+        yield from self._compare(full)
         if full:
             for portion in _portions(sorted(self.held.keys() - self._where.keys())):
                 yield self._reconcile(portion)
+        self._until_names = len(self.files) // _NAMES_A_SWEEP
         if self.system.epoch() - seen[3] / 1e9 >= _TICK:
             self._seen = seen
+
+    def distrust(self) -> None:
+        """Events were lost: read all files again with the next sweep."""
+        self._until_full = 0
+
+    def _compare(self, full: bool) -> Iterator[int]:
+        """Look at the files whose names have come or gone, or at all of them, in steps."""
+        seen: set[str] = set()
+        for names in self.system.portions(f"{self.statd_dir}/sm", _PORTION if full else _NAMES):
+            seen.update(names)
+            yield self.touch([name for name in names if (full or name not in self.files)
+                              and not name.startswith(TEMPORARY)])
+        for portion in _portions(list(self.files), _NAMES):
+            yield self.touch([name for name in portion if name not in seen])
 
     def _names(self) -> set[str]:
         return {name for name in self.system.names(f"{self.statd_dir}/sm")
@@ -179,8 +205,8 @@ class Mirror:
             names = self._where.get(client)
             old = self._old(client)
             if names:
-                lines = nsm.by_client(self.files[name] for name in sorted(names))
-                local[client] = lines[client]
+                files = [self.files[name] for name in sorted(names)]
+                local[client] = nsm.by_client(files)[client]
                 self.absent.pop(client, None)
                 self.told.discard(client)
                 if old is not None:
@@ -195,6 +221,8 @@ class Mirror:
 
     def _put(self, records: dict[str, bytes]) -> None:
         """Write, or note who is owed a record."""
+        if not records:
+            return
         self._owed.update(records)
         self.holding.put(records)
         self._owed.difference_update(records)

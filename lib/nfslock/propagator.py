@@ -156,6 +156,15 @@ class Propagator:
                 directory == self.system.path(mirror.store.directory) for directory, _ in changed):
             self._guarded(lambda: mirror.touch(self._settled))
 
+    def _watched(self) -> bool:
+        """Whether inotify tells of statd's directory: it may be another one by now (one call)."""
+        try:
+            if self.inotify is not None:
+                self.inotify.add(self.system.path(f"{self.statd_dir}/sm"))
+        except OSError:
+            return False
+        return self.inotify is not None
+
     def _settled(self) -> bool:
         """Whether the service stands, with the addresses as they are now."""
         self._addresses_changed()
@@ -194,11 +203,8 @@ class Propagator:
             missed = self.callouts.missed()
             self.callouts.set_timeout(self.config.callout_timeout)
         self.holding.check_owner()
-        if self.inotify is not None:
-            # Costs one call; it may be another directory by now.
-            self.inotify.add(self.system.path(f"{self.statd_dir}/sm"))
         # After a callout that was not confirmed in time nothing is taken for granted.
-        yield from self.mirror.steps(self.inotify is not None and missed == self._caught_up)
+        yield from self.mirror.steps(self._watched() and missed == self._caught_up)
         self._caught_up = missed
         if self.recovery is not None:
             yield from self.recovery.steps(self._settled)

@@ -110,7 +110,10 @@ def serve(name: str, log: str) -> None:
                 buffers[stream] = b""
                 poll.register(stream, selectors.EVENT_READ)
             else:
-                chunk = sock.recv(65536)
+                try:
+                    chunk = sock.recv(65536)
+                except ConnectionResetError:  # who asked was killed
+                    chunk = b""
                 message, buffers[sock] = rpc.split_record(buffers[sock] + chunk)
                 if message is not None:
                     sock.sendall(rpc.mark_record(answer(name, message, log)))

@@ -207,6 +207,41 @@ def test_a_quiet_directory_is_not_read_again_but_a_changed_one_is(place: Place) 
     assert place.held() == {"10.0.0.1", "10.0.0.2"}
 
 
+@pytest.mark.parametrize("known", [0, 5001])
+def test_many_names_are_not_compared_with_every_sweep(place: Place, known: int) -> None:
+    """inotify has told of them; what it missed is found after a while all the same."""
+    held = Path(place.holding.path) / "sm"
+    for number in range(known):
+        client = f"10.1.{number >> 8}.{number & 255}"
+        place.monitor(client)
+        (held / client).write_bytes(line(client, "node", 1))
+    place.mirror.sweep(watched=True)
+    place.monitor("10.0.0.2")
+    assert place.mirror.sweep(watched=True) == (0 if known else 1)
+    place.mirror.sweep(watched=True)
+    assert "10.0.0.2" in place.mirror.held
+
+
+def test_lost_events_mean_a_full_sweep(place: Place) -> None:
+    """A changed file in a directory that stands still."""
+    place.monitor("10.0.0.1")
+    place.mirror.sweep(watched=True)
+    place.monitor("10.0.0.1", cookie=2)
+    assert place.mirror.sweep(watched=True) == 0
+    place.mirror.distrust()
+    assert place.mirror.sweep(watched=True) == 1
+    assert place.mirror.sweep(watched=True) == 0
+
+
+def test_another_directory_in_its_place_is_read(place: Place) -> None:
+    place.monitor("10.0.0.1")
+    place.mirror.sweep(watched=True)
+    os.rename(place.sm, f"{place.sm}.away")
+    place.sm.mkdir()
+    place.monitor("10.0.0.1", cookie=2)
+    assert place.mirror.sweep(watched=True) == 1
+
+
 def test_a_failed_write_is_made_good_by_the_next_sweep(place: Place) -> None:
     place.quieten()
     place.mirror.sweep(watched=True)

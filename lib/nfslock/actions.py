@@ -185,14 +185,17 @@ def stop(system: System, service: str, holding_dir: str) -> None:
         except errors.Error as error:
             hangs = isinstance(error, Hanging)
             ocf.logger.warning("the service is stopped without a last copy: %s", error)
-    # On a disk that hangs even a file that is closed may wait, with a lock of nfsd held.
-    if mark and not hangs:
-        leave.free(system, service, mark, copied)
+    # First: nfsdcld may have its database there, and must not lose the record of a client that the
+    # release expires.
     if (mark or {}).get("v4_store"):
         try:
             tracking_takeover.leave(system, directory)
         except errors.Error as error:
+            copied = False
             ocf.logger.warning("NFSv4: %s", error)
+    # On a disk that hangs even a file that is closed may wait, with a lock of nfsd held.
+    if mark and not hangs:
+        leave.free(system, service, mark, copied)
     runtime.remove("starting", "started", "parameters", "status", "supervisor",
                    *callout_server.FILES)
 

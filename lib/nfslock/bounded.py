@@ -24,6 +24,14 @@ class Hanging(Error):
     """The work did not end in its time: the disk under it hangs, most likely."""
 
 
+def _let_go() -> None:
+    """Give the caller's pipes back: who reads them to their end must not wait for a child."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        if not os.isatty(descriptor):
+            os.dup2(null, descriptor)
+
+
 def bounded(work: Callable[[], str | None], limit: float, what: str) -> str:
     """What `work` returns, done within `limit` seconds; Hanging when it takes longer.
 
@@ -34,6 +42,7 @@ def bounded(work: Callable[[], str | None], limit: float, what: str) -> str:
     if pid == 0:
         code, text = 0, ""
         try:
+            _let_go()
             text = work() or ""
         except BaseException as error:
             code, text = 1, str(error) or type(error).__name__

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.support.service import ARGS, HOLDING, MOUNT_POINT, OK, Agent, Cluster
+from tests.support.service import ARGS, HOLDING, MOUNT_POINT, NOT_RUNNING, OK, Agent, Cluster
 from tests.support.wait import wait_until
 
 
@@ -108,6 +108,22 @@ def test_a_filesystem_mounted_over_is_not_taken_for_ours(started: Cluster) -> No
     holder.kill()
     wait_until(lambda: not a.find("sleep", "1000"), "the holder gone")
     a.run("umount", MOUNT_POINT)
+    service.umount(a)
+
+
+def test_a_disk_that_hangs_ends_neither_the_stop_nor_in_a_late_release(started: Cluster) -> None:
+    """Every write waits for ever: stop gives the last copy up and leaves the rest alone."""
+    service, a = started.service, started.a
+    a.run("fsfreeze", "--freeze", MOUNT_POINT)
+    try:
+        outcome = service.agent(a, "stop", timeout=60)
+    finally:
+        a.run("fsfreeze", "--unfreeze", MOUNT_POINT)
+    assert outcome.code == OK
+    assert "the last copy did not end within" in service.log(a)
+    assert service.agent.probe(a).code == NOT_RUNNING
+    wait_until(lambda: not a.find("nfslock", "stop"), "the child that hung is gone")
+    assert service.owner(a)["clean_stop"] is False
     service.umount(a)
 
 

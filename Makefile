@@ -38,6 +38,15 @@ unit: .venv/ok ## tests that need no root
 host: apt-test .venv/ok ## tests with real daemons in namespaces (root)
 	$(VENV)/pytest tests/host
 
+crash: apt-test .venv/ok ## SIGKILL, EIO and ENOSPC at every durable system call (root, half an hour)
+	NFSLOCK_CRASH=all $(VENV)/pytest -s -o timeout=7200 tests/host/test_crash.py \
+	  tests/host/test_crash_propagator.py
+
+FUZZ_SECONDS = 600
+fuzz: .venv/ok ## fuzz every parser (FUZZ_SECONDS=600 in all; needs atheris)
+	$(VENV)/pip -q --disable-pip-version-check install atheris
+	$(VENV)/python tests/fuzz/fuzz_parsers.py $(FUZZ_SECONDS)
+
 callout: build/nfslock-callout ## build statd's callout in C (install takes the Python form without)
 
 build/nfslock-callout: lib/nfslock/callout.c
@@ -80,4 +89,4 @@ apt-test:
 	$(VENV)/pip -q --disable-pip-version-check install $(PY_TEST)
 	touch $@
 
-.PHONY: help demo check lint unit host callout metadata install clean apt-test
+.PHONY: help demo check lint unit host crash fuzz callout metadata install clean apt-test

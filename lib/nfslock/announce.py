@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at whether nfsd, lockd and the exports are there.
 _PROBE_PAUSE = 0.25
+#: Seconds between two writes of the list while answers pour in, at least, and in multiples of the
+#: time that a write takes.
+_FLUSH_PAUSE, _FLUSH_SHARE = 0.1, 4
 #: Seconds that looking up the service's own name may hold up its first notification.
 _NAME_PATIENCE = 1.0
 
@@ -73,6 +76,7 @@ class Announcement:
         self._names = [
             self._pool.submit(names_of, address, config.notify_names) for address in config.ip]
         self._answered: set[str] = set()
+        self._next_flush = 0.0
         self._device = self._find_device()
         self.pending = set(holding.pending())
         self.total = len(self.pending)
@@ -105,6 +109,7 @@ class Announcement:
         self.began = self.system.monotonic()
         self._next_probe = 0.0
         self.waiting_for = "the restarted NFS server"
+        self._answered = set()  # to a number that counts no more
         self.pending = set(self.holding.pending())
         self.total = len(self.pending)
 
@@ -126,13 +131,23 @@ class Announcement:
         if self.sender is None:
             self.sender = self._open()
         self._answered.update(self.sender.pump(now))
-        self.flush()
-        return None if self.sender is None else self.sender.timeout(self.system.monotonic())
+        if now >= self._next_flush or len(self._answered) == len(self.pending):
+            self.flush()
+        now = self.system.monotonic()
+        waits = [self._next_flush - now] if self._answered else []
+        wait = self.sender.timeout(now) if self.sender is not None else None
+        return min([*waits, *([] if wait is None else [wait])], default=None)
 
     def flush(self) -> None:
-        """Take those that have answered off the durable list; Error leaves them for next time."""
+        """Take those that have answered off the durable list; Error leaves them for next time.
+
+        A propagator that is killed before this tells them a second time.
+        """
         if self._answered:
+            began = self.system.monotonic()
             self.holding.notified(self._answered)
+            now = self.system.monotonic()
+            self._next_flush = now + max(_FLUSH_PAUSE, _FLUSH_SHARE * (now - began))
             self.pending -= self._answered
             self._answered = set()
         if not self.pending and self.sender is not None:

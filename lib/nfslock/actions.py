@@ -245,4 +245,5 @@ def validate(system: System, config: params.Config, service: str, level: int) ->
     statd_dir = statd.find_directory(system, config.statd_dir)
     holding = Holding(system, config.holding_dir, service)
     owner = holding.examine() if examine_place(system, config.holding_dir, statd_dir) else None
+    neighbours.check_clients(system, config)
     tracking_takeover.Takeover(system, config, holding).validate(owner)

@@ -219,7 +219,9 @@ def _epochs(connection: sqlite3.Connection) -> tuple[int, int]:
     row = connection.execute("SELECT current, recovery FROM grace").fetchone()
     if row is None:
         return 0, 0
-    return int(row[0]) & _EPOCH, int(row[1]) & _EPOCH
+    if not all(isinstance(number, int) for number in row):
+        raise connection.DatabaseError("its grace table is damaged")
+    return row[0] & _EPOCH, row[1] & _EPOCH
 
 
 def _table(connection: sqlite3.Connection, epoch: int) -> str | None:

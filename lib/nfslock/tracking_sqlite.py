@@ -99,6 +99,8 @@ def transaction(
     except sqlite3.Error as error:
         why = "is locked by another process" if _is_busy(error) else str(error)
         raise Error(f"{path}: {why}") from error
+    except MemoryError as error:  # SQLITE_NOMEM: a damaged file asks for absurd sizes
+        raise Error(f"{path}: the database is damaged") from error
     finally:
         connection.close()  # rolls back what was not committed
 

@@ -159,6 +159,7 @@ def test_a_frozen_propagator_delays_the_lock_and_does_not_refuse_it(
 
 def test_a_killed_propagator_is_waited_for(bring_up: Up) -> None:
     cluster = bring_up(callout_timeout="30s")
+    cluster.service.unaddress(cluster.a)  # it asks nobody whether the service stands
     for client in CLIENTS[:4]:  # each restart waits longer than the last
         propagator(cluster.a).kill()
         cluster.a.sm_mon(client, tcp=True)

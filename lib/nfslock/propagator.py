@@ -56,6 +56,7 @@ class Propagator:
         self.problem = ""
         self.stopping = False
         self._parent = os.getppid()
+        self._identity = f"{os.getpid()}:{system.start_time(os.getpid())}"
         self._selector = selectors.DefaultSelector()
         self._near, self._far = socket.socketpair()
         for end in (self._near, self._far):
@@ -321,7 +322,7 @@ class Propagator:
         holding = self.config.holding_dir
         place = self.system.status(holding)
         pairs = {
-            "pid": f"{os.getpid()}:{self.system.start_time(os.getpid())}",
+            "pid": self._identity,
             "phase": phase,
             "generation": owner.generation if owner else 0,
             "state": self.holding.read_state() or 0,

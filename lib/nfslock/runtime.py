@@ -42,7 +42,8 @@ class Runtime:
 
     def write(self, name: str, pairs: Mapping[str, object]) -> None:
         """Replace a file; not fsynced, /run does not outlive the node anyway."""
-        os.makedirs(self.system.path(self.directory), 0o755, exist_ok=True)
+        if not os.path.isdir(self.system.path(self.directory)):
+            os.makedirs(self.system.path(self.directory), 0o755, exist_ok=True)
         lines = (f"{key}={' '.join(str(value).splitlines())}\n" for key, value in pairs.items())
         self.system.write(self.directory, {name: "".join(lines).encode()}, _PUBLIC, durable=False)
 

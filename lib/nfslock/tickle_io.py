@@ -28,6 +28,10 @@ _LOT, _PAUSE = 200, 0.01
 #: Ports of nfsd and rpcbind; those of the others are asked of rpcbind.
 _FIXED_PORTS = (2049, rpc.PORTMAP_PORT)
 _PROGRAMS = ((rpc.NLM, 4), (rpc.MOUNTD, 3), (rpc.STATD, 1))
+#: Seconds after which these are asked for again.
+_PORTS_LAST = 60.0
+#: The kernel's tables are read again after a pause of so many times what the last look took.
+_SHARE = 50
 
 
 class Tickler:
@@ -42,6 +46,8 @@ class Tickler:
             c for c in tickle.decode(self._written) if c[0] in self.addresses)
         self._rounds = list(_TIMES) if self.targets else []
         self._lot = 0
+        self._ports: set[int] = set()
+        self._ports_until = self._next_look = 0.0
         self.sent = 0
         self._sockets: dict[str, socket.socket] = {}
 
@@ -92,18 +98,21 @@ class Tickler:
 
     def record(self, ready_since: float | None) -> None:
         """Write down the established connections, if they have changed; not before all is sent."""
-        if ready_since is None or self._rounds or not self.addresses:
+        began = self.system.monotonic()
+        if ready_since is None or self._rounds or not self.addresses or began < self._next_look:
             return
-        ports = {*_FIXED_PORTS}
-        address = sorted(self.addresses)[0]
-        ports.update(port_of(address, program, version, True) for program, version in _PROGRAMS)
+        self._look()
+        now = self.system.monotonic()
+        self._next_look = now + _SHARE * (now - began)
+
+    def _look(self) -> None:
         found: set[tickle.Connection] = set()
         for table in ("tcp", "tcp6"):
             try:
                 text = self.system.read(f"{self.system.proc}/net/{table}", 1 << 26).decode()
             except (OSError, ValueError):
                 continue
-            found |= tickle.established(text, self.addresses, ports)
+            found |= tickle.established(text, self.addresses, self._service_ports())
         data = tickle.encode(found)
         if data != self._written:
             try:
@@ -114,6 +123,15 @@ class Tickler:
                 raise
             except errors.Error as error:
                 ocf.logger.debug("connections are not recorded: %s", error)
+
+    def _service_ports(self) -> set[int]:
+        now = self.system.monotonic()
+        if now >= self._ports_until:
+            address = sorted(self.addresses)[0]
+            self._ports = {*_FIXED_PORTS, *(
+                port_of(address, program, version, True) for program, version in _PROGRAMS)}
+            self._ports_until = now + _PORTS_LAST
+        return self._ports
 
     def close(self) -> None:
         """Give the raw sockets back."""

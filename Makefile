@@ -22,7 +22,7 @@ SOURCES  = lib agents agents/nfslock doc tests
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-demo: apt-test .venv/ok ## a real failover between two nodes on this machine, told in plain lines
+demo: apt-test .venv/ok callout ## a real failover between two nodes on this machine, told in plain lines
 	$(VENV)/python -m tests.host.demo
 
 check: apt-test lint unit host ## lint, unit tests and host tests (root; real rpc.statd)
@@ -35,10 +35,10 @@ lint: .venv/ok
 unit: .venv/ok ## tests that need no root
 	$(VENV)/pytest tests/unit
 
-host: apt-test .venv/ok ## tests with real daemons in namespaces (root)
+host: apt-test .venv/ok callout ## tests with real daemons in namespaces (root)
 	$(VENV)/pytest tests/host
 
-crash: apt-test .venv/ok ## SIGKILL, EIO and ENOSPC at every durable system call (root, half an hour)
+crash: apt-test .venv/ok callout ## SIGKILL, EIO and ENOSPC at every durable system call (root, half an hour)
 	NFSLOCK_CRASH=all $(VENV)/pytest -s -o timeout=7200 tests/host/test_crash.py \
 	  tests/host/test_crash_propagator.py
 

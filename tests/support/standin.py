@@ -25,7 +25,7 @@ RPCBIND = "/run/rpcbind.sock"
 PROGRAMS = {
     # name: program, versions, UDP and TCP port (lockd's is any free one; fixed here)
     "nfsd": (rpc.NFS, (3,), 2049),
-    "lockd": (rpc.NLM, (1, 3, 4), 32803),
+    "lockd": (rpc.NLM, (1, 3, 4), 4045),
 }
 RPCBPROC_SET, RPCBPROC_UNSET = 1, 2
 NSM_NOTIFY = 16

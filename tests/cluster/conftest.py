@@ -7,8 +7,7 @@ SUITE=bookworm|trixie|unstable chooses the machines' Debian (default trixie).
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,6 @@ def rig() -> Iterator[Rig]:
     """The machines of the suite; scenarios restore the state that they start from."""
     made = Rig(SUITE)
     _rigs.append(made)
-    shutil.rmtree(CACHE / "failed" / SUITE, ignore_errors=True)
     yield made
     made.close()
 
@@ -49,7 +47,9 @@ def record(request: pytest.FixtureRequest) -> Iterator[report.Record]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Keep what the machines know when a scenario fails."""
     result = yield
     if result.when == "call" and result.failed and _rigs:

@@ -11,6 +11,7 @@ import json
 import socket
 import subprocess
 import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Callable
@@ -56,6 +57,8 @@ class Machine:
         self.listeners: list[Callable[[Event], None]] = []
         self.on_fence: Callable[[str], str] = lambda request: "error nobody fences here"
         self.frozen = False
+        #: When the power was cut last (host's monotonic time).
+        self.ended_at = 0.0
         self._process: subprocess.Popen[bytes] | None = None
         self._control: Control | None = None
         self._monitor: Monitor | None = None
@@ -177,6 +180,7 @@ class Machine:
         if self._process is not None:
             processes.end(self._process)
             self._process = None
+            self.ended_at = time.monotonic()
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -252,7 +256,12 @@ class Machine:
 
     def fill_disk(self, path: str) -> None:
         """Leave no free block on the file system of `path`; remove PATH/.filler to undo it."""
-        self.control.run(f"cat /dev/zero > {path}/.filler; sync -f {path}", timeout=120)
+        # Closing gives unused preallocated blocks back, so once is not enough.
+        self.run(
+            f"until test $(stat -f -c %f {path}) = 0; do "
+            f"cat /dev/zero >> {path}/.filler; sync -f {path}; done 2>/dev/null",
+            timeout=120,
+        )
 
     def journal(self, *more: str) -> list[dict[str, Any]]:
         """Journal entries of a running machine, with their priorities."""

@@ -106,9 +106,13 @@ def product() -> bytes:
     return file.getvalue()
 
 
-def equip(machine: Machine, archive: bytes) -> None:
-    """Give a machine the lock program and, to a node, the product and the server's settings."""
+def equip(machine: Machine, archive: bytes, setup: bool = True) -> None:
+    """Give a machine the lock program and, to a node, the product and the server's settings.
+
+    setup: prepare the node with `nfslock setup-node`, as an administrator does once.
+    """
     machine.write(LOCKER, (PROGRAMS / "locker.py").read_bytes(), 0o755)
+    prepare = "nfslock setup-node --apply" if setup else "true"
     if machine.name in layout.NODES:
         machine.write("/run/product.tar.gz", archive)
         machine.write("/etc/nfs.conf.d/rig.conf", NFS_CONF)
@@ -116,7 +120,7 @@ def equip(machine: Machine, archive: bytes) -> None:
             "tar -xzf /run/product.tar.gz -C / --no-same-owner --keep-directory-symlink && "
             "python3 -m compileall -q /usr/lib/ocf/lib/flm && "
             "modprobe lockd && modprobe nfsd && systemctl start proc-fs-nfsd.mount && "
-            "systemctl start run-rpc_pipefs.mount && nfslock setup-node --apply && "
+            f"systemctl start run-rpc_pipefs.mount && {prepare} && "
             f"sysctl -q fs.nfs.nlm_timeout={NLM_TIMEOUT} fs.nfs.nlm_grace_period={GRACE}",
             timeout=120,
         )

@@ -88,7 +88,7 @@ class Trial:
     def power_cut(self) -> None:
         """The active node loses its power."""
         self.active.crash()
-        self.fault()
+        self.fault_at = self.active.ended_at
 
     def client_dies(self, machine: Machine) -> None:
         """A client loses its power, and with it its claim to its locks."""
@@ -130,6 +130,10 @@ class Trial:
             if owner.machine.name not in self.deaths:
                 owner.wait_for("wrote", after=self.fault_at + 0.5, timeout=timeout)
 
+    def in_grace(self) -> bool:
+        """Whether lockd on the active node is in its grace period."""
+        return self.active.read("/proc/fs/lockd/nlm_end_grace").startswith("N")
+
     def end_grace(self) -> None:
         """End the grace periods of lockd and nfsd: from here on only held locks keep rivals off."""
         self.active.run(
@@ -147,11 +151,18 @@ class Trial:
         self.rivals += programs
         return programs
 
+    def dismiss_local_rivals(self) -> None:
+        """End the programs on the active node: they would keep its filesystem busy."""
+        for rival in self.rivals:
+            if rival.machine is self.active and not rival.ended:
+                rival.tell("end")
+                wait_until(lambda r=rival: r.ended, f"{rival.name} ends", 30)  # type: ignore[misc]
+
     def wait_rivals(self, *what: str, timeout: float = 90) -> None:
         """Wait until every rival on a living machine got one of these answers after now."""
         now = time.monotonic()
         for rival in self.rivals:
-            if rival.machine.alive:
+            if rival.machine.alive and not rival.ended:
                 rival.wait_for(*what, after=now, timeout=timeout, count=len(rival.paths))
 
     def judge(self) -> None:

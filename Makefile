@@ -17,6 +17,8 @@ APT_TEST = $(APT_RUN) python3-venv python3-lxml nfs-common nfs-kernel-server rpc
 PY_TEST  = pytest pytest-timeout hypothesis lxml psutil mypy ruff lxml-stubs types-psutil
 
 VENV     = .venv/bin
+# make bench BENCH="takeover --repeat 1": the tables wanted, and how (--help)
+BENCH    =
 SOURCES  = lib agents agents/nfslock doc tests
 
 help: ## print the targets
@@ -46,6 +48,10 @@ FUZZ_SECONDS = 600
 fuzz: .venv/ok ## fuzz every parser (FUZZ_SECONDS=600 in all; needs atheris)
 	$(VENV)/pip -q --disable-pip-version-check install atheris
 	$(VENV)/python tests/fuzz/fuzz_parsers.py $(FUZZ_SECONDS)
+
+bench: APT_TEST += rsync
+bench: apt-test .venv/ok .venv/bench-ok ## measure beside sm-notify, cp, rsync and the stock agent
+	$(VENV)/python tests/bench/run.py $(BENCH)
 
 callout: build/nfslock-callout ## build statd's callout in C (install takes the Python form without)
 
@@ -89,4 +95,8 @@ apt-test:
 	$(VENV)/pip -q --disable-pip-version-check install $(PY_TEST)
 	touch $@
 
-.PHONY: help demo check lint unit host crash fuzz callout metadata install clean apt-test
+.venv/bench-ok: .venv/ok
+	$(VENV)/pip -q --disable-pip-version-check install matplotlib
+	touch $@
+
+.PHONY: help demo check lint unit host bench crash fuzz callout metadata install clean apt-test

@@ -7,6 +7,7 @@ Every action may be repeated and killed at any instant; the next one observes an
 from __future__ import annotations
 
 import gc
+import json
 import os
 import stat
 import time
@@ -152,19 +153,31 @@ def start(system: System, config: params.Config, service: str, raw: Mapping[str,
     this = Start(system, config, service)
     if this.already():
         return
+    took: dict[str, int] = {}
+    last = system.monotonic()
+
+    def lap(name: str) -> None:
+        nonlocal last
+        now = system.monotonic()
+        took[name], last = round(1000 * (now - last)), now
+
     gc.disable()  # the records stay until the end; to look for garbage among them takes long
     neighbours.enter(system, service)
     neighbours.check_clients(system, config)
     noted = leave.noted(system, config)
     _advise(system)
-    for step in plan.start(this.observe(), this.wanted()):
+    lap("look at the node")
+    steps = plan.start(this.observe(), this.wanted())
+    lap("read the records")
+    for step in steps:
         this.execute(step, raw)
+        lap(step.name)
     owner = this.holding.owner
     this.holding.check_owner()
     runtime.write("started", {
         "lock_migration": "yes", "generation": owner.generation if owner else 0,
         "statd_dir": this.statd_dir, "holding_dir": config.holding_dir, **noted,
-        "v4_store": this.v4.store})
+        "v4_store": this.v4.store, "start_ms": json.dumps(took)})
 
 
 def stop(system: System, service: str, holding_dir: str) -> None:

@@ -66,7 +66,11 @@ class Announcement:
         #: Since when (monotonic seconds) clients can work here; None: not (yet, or any more).
         self.ready_since: float | None = None
         self.waiting_for = "the floating address"
-        self.began = system.monotonic()
+        self._waiting_since = self.began = system.monotonic()
+        #: What was waited for until the service stood, in seconds; and how long it took from then
+        #: until the last client on the list had answered.
+        self.waited: dict[str, float] = {}
+        self.told_after: float | None = None
         self.sender: NotifySockets | None = None
         self._present = False
         self._wake = wake
@@ -92,12 +96,21 @@ class Announcement:
         absent = [address for address in self.config.ip if address not in present]
         self._present = not absent
         if absent:
-            self.waiting_for = f"{', '.join(absent)} on this node"
             self._leave()
+            self._wait_for(f"{', '.join(absent)} on this node")
         elif self.ready_since is None:
             self._next_probe = 0.0
 
+    def _wait_for(self, reason: str) -> None:
+        """Note what is waited for now ("": nothing), and for how long it was the one before."""
+        now, old = self.system.monotonic(), self.waiting_for
+        if old:
+            self.waited[old] = self.waited.get(old, 0.0) + now - self._waiting_since
+        self.waiting_for, self._waiting_since = reason, now
+
     def _leave(self) -> None:
+        if self.ready_since is not None:
+            self.waited, self.told_after = {}, None
         self.ready_since = None
         if self.sender is not None:
             self.sender.close()
@@ -108,7 +121,7 @@ class Announcement:
         self._leave()
         self.began = self.system.monotonic()
         self._next_probe = 0.0
-        self.waiting_for = "the restarted NFS server"
+        self._wait_for("the restarted NFS server")
         self._answered = set()  # to a number that counts no more
         self.pending = set(self.holding.pending())
         self.total = len(self.pending)
@@ -153,10 +166,13 @@ class Announcement:
         if not self.pending and self.sender is not None:
             self.sender.close()
             self.sender = None
+            if self.ready_since is not None:
+                self.told_after = self.system.monotonic() - self.ready_since
 
     def _wait(self, now: float) -> float | None:
         if self._probe is not None and self._probe.done():
-            self.waiting_for, self._probe = self._probe.result(), None
+            self._wait_for(self._probe.result())
+            self._probe = None
             if not self.waiting_for:
                 self.ready_since = now
                 return 0.0

@@ -32,10 +32,20 @@ def _describe(system: System, service: str) -> dict[str, object]:
         "notify": {"total": total, "notified": total - left, "left": left},
         "callout": {"confirmed": int(status.get("confirmed", 0)), "missed": files.missed()},
         **_describe_v4(system, mark, status),
+        **_describe_takeover(mark, status),
         "waiting_for": status.get("waiting_for", ""),
         "problem": status.get("problem", ""),
         "pid": alive,
     }
+
+
+def _describe_takeover(mark: dict[str, str], status: dict[str, str]) -> dict[str, object]:
+    """Where the time went, in milliseconds: start's steps, what was waited for, notification."""
+    told = status.get("notified_ms")
+    steps, waited = (json.loads(text or "{}") for text in (
+        mark.get("start_ms"), status.get("waited_ms")))
+    return {"start_ms": {"in all": sum(steps.values()), **steps} if steps else "",
+            "waited_ms": waited or "", "notified_ms": int(told) if told else ""}
 
 
 def _describe_v4(

@@ -10,6 +10,7 @@ holding directory has a newer owner.
 from __future__ import annotations
 
 import gc
+import json
 import os
 import selectors
 import signal
@@ -76,6 +77,8 @@ class Propagator:
         if before.get("generation") == given["generation"] and before.get("notify_began"):
             # A propagator that was killed does not begin the time for the clients anew.
             self.announcement.began = float(before["notify_began"])
+            self.announcement.waited = {
+                text: ms / 1000 for text, ms in json.loads(before.get("waited_ms") or "{}").items()}
         self.announcement.addresses_changed(self.addresses.current())
         self.tickler = Tickler(
             system, self.holding, self.config.ip if self.config.tickle else ())
@@ -337,6 +340,10 @@ class Propagator:
             "notify_began": f"{announcement.began:.3f}",
             "notify_deadline": f"{announcement.began + self.config.notify_timeout:.3f}",
             "waiting_for": announcement.waiting_for if phase == "waiting" else "",
+            "waited_ms": json.dumps(
+                {text: round(1000 * took) for text, took in announcement.waited.items()}),
+            "notified_ms": "" if announcement.told_after is None
+            else round(1000 * announcement.told_after),
             "v4_records": len(self.recovery.clients) if self.recovery else "",
             "inotify": "yes" if self.inotify else "no",
             "callout": "yes" if self.callouts else "no",

@@ -70,6 +70,25 @@ def test_nothing_is_sent_before_the_last_condition_holds(moved: Cluster, last: s
         assert client.accepted()[0].state == service.state(b)
 
 
+def test_status_says_where_the_time_went(moved: Cluster) -> None:
+    service, b = moved.service, moved.b
+    assert service.status(b)["notified_ms"] == ""
+    for step in STEPS.values():
+        step(service, b)
+    wait_until(lambda: service.phase(b) == "settled", "settled", otherwise=lambda: service.log(b))
+    found = service.status(b)
+    steps = found["start_ms"]
+    assert {"read the records", "claim", "enlist", "merge", "start_propagator"} <= steps.keys()
+    assert steps["in all"] == sum(steps.values()) / 2 > 0
+    assert any("on this node" in reason for reason in found["waited_ms"])
+    assert min(found["waited_ms"].values()) >= 0
+    assert isinstance(found["notified_ms"], int)
+    killed = service.told(b)["pid"]
+    b.find("propagate locks")[0].kill()
+    wait_until(lambda: service.told(b)["pid"] != killed, "another propagator")
+    assert service.status(b)["waited_ms"].items() >= found["waited_ms"].items()
+
+
 def test_a_registered_lockd_that_does_not_answer_is_not_there(moved: Cluster) -> None:
     service, b = moved.service, moved.b
     for step in STEPS.values():

@@ -106,10 +106,15 @@ class Addresses:
             except OSError:  # ENOBUFS: messages were lost, which is as good as read here
                 continue
 
-    @staticmethod
-    def current() -> frozenset[str]:
+    @classmethod
+    def current(cls) -> frozenset[str]:
         """Every usable address in canonical spelling; not those that IPv6 still checks (DAD)."""
-        found: set[str] = set()
+        return frozenset(cls.interfaces())
+
+    @staticmethod
+    def interfaces() -> dict[str, int]:
+        """The usable addresses, each with the index of its interface."""
+        found: dict[str, int] = {}
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as dump:
             dump.settimeout(5.0)
             dump.send(_HEADER.pack(24, _RTM_GETADDR, _NLM_F_REQUEST_DUMP, 1, 0) + bytes(8))
@@ -119,11 +124,12 @@ class Addresses:
                 while offset + _HEADER.size <= len(data):
                     length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
                     if kind in (_NLMSG_DONE, _NLMSG_ERROR):
-                        return frozenset(found)
+                        return found
                     if kind == _RTM_NEWADDR:
-                        address = _parse_address(data[offset + _HEADER.size : offset + length])
+                        message = data[offset + _HEADER.size : offset + length]
+                        address = _parse_address(message)
                         if address:
-                            found.add(address)
+                            (found[address],) = struct.unpack_from("=I", message, 4)
                     offset += (length + 3) & ~3
 
     def close(self) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Records the service's TCP connections beside its lock records; tickles them after a takeover.
 
+The neighbours hear first where the address is now: the segments' answers must come here.
+
 Never needed for safety: a lost record or segment costs one client some seconds, so the list is
 written at most once a sweep, and no failure here fails anything. Nobody is ever sent a segment who
 was not recorded as a peer.
@@ -10,8 +12,9 @@ from __future__ import annotations
 
 import socket
 
-from . import errors, rpc, tickle
+from . import advertise, errors, rpc, tickle
 from ._vendor import ocf
+from .events import Addresses
 from .holding import Holding
 from .kernel import port_of
 from .params import address_family
@@ -64,6 +67,8 @@ class Tickler:
         due = ready_since + self._rounds[0] - now
         if due > 0:
             return due
+        if not self._lot:
+            self._advertise()
         for connection in self.targets[self._lot : self._lot + _LOT]:
             self._send(connection)
         self._lot += _LOT
@@ -76,6 +81,14 @@ class Tickler:
             self.close()
             return None
         return max(0.0, ready_since + self._rounds[0] - now)
+
+    def _advertise(self) -> None:
+        try:
+            for address, interface in Addresses.interfaces().items():
+                if address in self.addresses:
+                    advertise.advertise(address, interface)
+        except OSError as error:
+            ocf.logger.debug("the neighbours are not told of the address: %s", error.strerror)
 
     def _send(self, connection: tickle.Connection) -> None:
         address, _, peer, _ = connection

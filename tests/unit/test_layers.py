@@ -17,7 +17,7 @@ LAYERS = [
     {"errors", "params", "nsm", "rpc", "owner", "plan", "roster", "notify", "tickle", "recovery",
      "kernel_tables", "release_plan"},
     {"system"},
-    {"holding", "statd", "kernel", "events", "notify_io", "resolver", "runtime", "tickle_io",
+    {"holding", "statd", "kernel", "events", "notify_io", "resolver", "runtime", "tickle_io", "advertise",
      "holders", "clients", "release", "bounded",
      "nfsconf", "grace", "scope", "tracking", "tracking_sqlite", "tracking_nfsdcld",
      "tracking_nfsdcltrack", "tracking_directory"},

@@ -60,6 +60,26 @@ build/nfslock-callout: lib/nfslock/callout.c
 	$(CC) -std=gnu11 -O2 -Wall -Wextra -static -o $@ $< || \
 	  $(CC) -std=gnu11 -O2 -Wall -Wextra -o $@ $<
 
+# The rig's machines are emulated; SUITE= chooses bookworm, trixie (default) or unstable.
+CLUSTER = nice -n 5 $(VENV)/pytest -o timeout=1200 tests/cluster
+cluster-quick cluster cluster-full demo-cluster: APT_TEST += debootstrap debian-archive-keyring \
+	qemu-system-x86 qemu-utils xz-utils zstd
+
+cluster-quick: apt-test .venv/ok callout ## the quick scenarios on real kernels in virtual machines (root)
+	$(CLUSTER) -m quick
+
+cluster: apt-test .venv/ok callout ## all scenarios on Debian 13, the quick set on Debian 12 and unstable
+	SUITE=trixie $(CLUSTER)
+	SUITE=bookworm $(CLUSTER) -m quick
+	SUITE=unstable $(CLUSTER) -m quick
+
+cluster-full: apt-test .venv/ok callout ## everything on all three; writes doc/proof.md
+	for suite in trixie bookworm unstable; do SUITE=$$suite $(CLUSTER); done
+	$(VENV)/python -m tests.support.vm.report --proof
+
+demo-cluster: apt-test .venv/ok callout ## one power cut in a real cluster, told and drawn
+	$(VENV)/python -m tests.support.vm.demo
+
 metadata: ## write metadata/nfslock.xml anew from the parameter declarations
 	agents/nfslock meta-data > metadata/nfslock.xml.new
 	mv metadata/nfslock.xml.new metadata/nfslock.xml
@@ -99,4 +119,5 @@ apt-test:
 	$(VENV)/pip -q --disable-pip-version-check install matplotlib
 	touch $@
 
-.PHONY: help demo check lint unit host bench crash fuzz callout metadata install clean apt-test
+.PHONY: help demo check lint unit host bench crash fuzz callout metadata install clean apt-test \
+	cluster cluster-quick cluster-full demo-cluster

@@ -57,6 +57,13 @@ def pytest_runtest_makereport(
     return result
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A scenario may bring up a cluster first, on two cores that others use too."""
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(1800))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for line in (
         "scenario(name, driver='hand'): the row of the table",

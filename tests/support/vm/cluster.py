@@ -8,8 +8,6 @@ the service is added to it for each run, since it comes from the checkout.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from lxml import etree
 from lxml.builder import E  # type: ignore[import-not-found]
 
@@ -21,7 +19,7 @@ from .trial import BYTES, WHOLE, Trial, bare
 
 #: Seconds; emulated machines on two shared cores miss shorter ones now and then.
 TOKEN = 4.0
-OPERATION = "120s"
+OPERATION = "240s"
 COROSYNC = f"""\
 totem {{
   version: 2
@@ -101,7 +99,7 @@ def configuration() -> bytes:
 
 
 def group(resources: tuple[service.Resource, ...]) -> bytes:
-    """The service as a resource group."""
+    """The service as a resource group that would rather be on node-a."""
     members = []
     for resource in resources:
         provider, kind = resource.agent.split("/")
@@ -122,7 +120,11 @@ def group(resources: tuple[service.Resource, ...]) -> bytes:
                 id=resource.name, **{"class": "ocf", "provider": provider, "type": kind},
             )
         )  # fmt: skip
-    text: bytes = etree.tostring(E.group(*members, id="service"), pretty_print=True)
+    added = E.configuration(
+        E.resources(E.group(*members, id="service")),
+        E.constraints(E.rsc_location(id="prefer-a", rsc="service", node="node-a", score="50")),
+    )
+    text: bytes = etree.tostring(added, pretty_print=True)
     return text
 
 
@@ -141,7 +143,7 @@ def online(rig: Rig) -> None:
             wait_online(rig[name], 2)
         wait_until(lambda: "fence-node-b" in rig["node-a"].out("crm_mon -1"), "fencing starts", 120)
 
-    rig.state("cluster", make, Path(__file__).read_text())
+    rig.state("cluster", make, COROSYNC, configuration().decode())
 
 
 def wait_online(node: Machine, count: int, timeout: float = 240) -> None:
@@ -156,19 +158,28 @@ def wait_online(node: Machine, count: int, timeout: float = 240) -> None:
 class ClusterTrial(Trial):
     """A trial in which the cluster manager starts and stops the group."""
 
-    def take_over(self, node: str, timeout: float = 240) -> None:
+    def take_over(self, node: str, timeout: float = 600) -> None:
         """Wait until the group's address is announced by a node, which is the active one then."""
 
-        def announced() -> list[float]:
-            return [
-                a.at
-                for a in frames.announcements(list(self.rig.switch.frames), layout.VIP)
-                if a.port == f"{node}/data" and a.at > self.fault_at
-            ]
+        recording = self.rig.switch.frames
+        looked_at = 0
 
-        wait_until(announced, f"the address is announced by {node}", timeout)
+        def announced() -> float:
+            nonlocal looked_at
+            new = recording[looked_at:]
+            looked_at += len(new)
+            return next(
+                (
+                    a.at
+                    for a in frames.announcements(new, layout.VIP)
+                    if a.port == f"{node}/data" and a.at > self.fault_at
+                ),
+                0.0,
+            )
+
+        seen = wait_until(announced, f"the address is announced by {node}", timeout)
         self.active = self.rig[node]
-        self.taken_over_at = announced()[0]
+        self.taken_over_at = seen
         self.takeovers += 1
 
     def move(self, node: str) -> None:
@@ -195,9 +206,7 @@ def steady(rig: Rig, protocol: str, kind: str = "on") -> ClusterTrial:
         trial.fault()
         node = rig["node-a"]
         node.write("/run/group.xml", group(resources))
-        constraint = "<rsc_location id='prefer-a' rsc='service' node='node-a' score='50'/>"
-        node.run(f'cibadmin --create -o constraints --xml-text "{constraint}"')
-        node.run("cibadmin --create -o resources --xml-file /run/group.xml")
+        node.run("cibadmin --modify --allow-create -o configuration --xml-file /run/group.xml")
         trial.take_over("node-a")
         for machine in (rig["client"], rig["rival"]):
             locks.mount(machine, protocol)

@@ -66,7 +66,7 @@ def main() -> None:
         title = f"{name}: {what}"
         done[title] = measure(args)
         report.show(title, done[title])
-    report.save(done, rig.OUT)
+        report.save(done, rig.OUT)
     print(f"\nIn brackets: that tool to ours. Written: {rig.OUT}/bench.json and plots.")
 
 

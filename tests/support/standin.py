@@ -112,11 +112,14 @@ def serve(name: str, log: str) -> None:
             else:
                 try:
                     chunk = sock.recv(65536)
-                except ConnectionResetError:  # who asked was killed
+                except ConnectionError:  # who asked was killed
                     chunk = b""
                 message, buffers[sock] = rpc.split_record(buffers[sock] + chunk)
                 if message is not None:
-                    sock.sendall(rpc.mark_record(answer(name, message, log)))
+                    try:
+                        sock.sendall(rpc.mark_record(answer(name, message, log)))
+                    except ConnectionError:  # the next recv says so and closes it
+                        pass
                 elif not chunk:
                     poll.unregister(sock)
                     buffers.pop(sock)

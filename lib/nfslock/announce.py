@@ -8,6 +8,7 @@ Then it drives the SM_NOTIFY sender and takes each client off the durable list a
 
 from __future__ import annotations
 
+import json
 import socket
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -208,6 +209,19 @@ class Announcement:
         if not self.pending:
             return "settled"
         return "unanswered" if self.expired(self.system.monotonic()) else "notifying"
+
+    def status(self) -> dict[str, object]:
+        """What the status file says of it."""
+        return {
+            "notify_total": self.total,
+            "notify_left": len(self.pending),
+            "notify_began": f"{self.began:.3f}",
+            "notify_deadline": f"{self.began + self.config.notify_timeout:.3f}",
+            "waiting_for": self.waiting_for if self.ready_since is None else "",
+            "waited_ms": json.dumps(
+                {text: round(1000 * took) for text, took in self.waited.items()}),
+            "notified_ms": "" if self.told_after is None else round(1000 * self.told_after),
+        }
 
     def close(self) -> None:
         """Give sockets and the probing thread back."""

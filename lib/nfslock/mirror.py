@@ -92,7 +92,7 @@ class Mirror:
         for portion in _portions(sorted(self.skipped)):
             yield self.touch(portion)
         if full:
-            self._until_full = max(_FULL_EVERY, len(self.files) // _FILES_A_SWEEP)
+            self._until_full = _FULL_EVERY
         elif seen == self._seen or self._until_names >= 0:
             return
         self._seen = None
@@ -100,6 +100,8 @@ class Mirror:
         if full:
             for portion in _portions(sorted(self.held.keys() - self._where.keys())):
                 yield self._reconcile(portion)
+            if self._until_full > 0:  # not distrusted meanwhile
+                self._until_full = max(_FULL_EVERY, len(self.files) // _FILES_A_SWEEP)
         self._until_names = len(self.files) // _NAMES_A_SWEEP
         if self.system.epoch() - seen[3] / 1e9 >= _TICK:
             self._seen = seen

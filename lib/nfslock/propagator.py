@@ -91,6 +91,12 @@ class Propagator:
         self._next_sweep = self._last_sweep = system.monotonic()
         self._next_status = 0.0
         self._stale = True
+        self._told: tuple[float | None, str, int] = (None, "", 0)
+
+    def reload(self, config: params.Config) -> None:
+        """Take over changed parameters."""
+        self.config = self.announcement.config = config
+        self._stale = True
 
     def _listen(
         self, source: Inotify | Addresses | CalloutServer | socket.socket,
@@ -299,6 +305,10 @@ class Propagator:
         self._guarded(lambda: pause.append(self.announcement.tick(now)))
         pause.append(self.tickler.tick(now, self.announcement.ready_since))
         self._follow_senders()
+        told = (self.announcement.ready_since, self.announcement.waiting_for,
+                len(self.announcement.pending))
+        self._stale |= told != self._told
+        self._told = told
         now = self.system.monotonic()
         if self._stale and now >= self._next_status:
             self._write_status(self.announcement.phase() if self._swept else "comparing")
@@ -307,7 +317,8 @@ class Propagator:
         if self._stale:
             waits.append(self._next_status - now)
         ready = self._selector.select(max(0.0, min(waits)))
-        self._stale |= bool(ready)
+        # A look for nfsd that finds nothing new is no news.
+        self._stale |= any(key.data != self._woken for key, _ in ready)
         for key, _ in ready:
             key.data()
 
@@ -321,7 +332,7 @@ class Propagator:
         self._senders = wanted
 
     def _write_status(self, phase: str) -> None:
-        announcement, owner = self.announcement, self.holding.owner
+        owner = self.holding.owner
         holding = self.config.holding_dir
         place = self.system.status(holding)
         pairs = {
@@ -335,15 +346,7 @@ class Propagator:
             "last_sweep": f"{self._last_sweep:.3f}",
             "records": len(self.mirror.held),
             "skipped": len(self.mirror.skipped) + self.mirror.damaged,
-            "notify_total": announcement.total,
-            "notify_left": len(announcement.pending),
-            "notify_began": f"{announcement.began:.3f}",
-            "notify_deadline": f"{announcement.began + self.config.notify_timeout:.3f}",
-            "waiting_for": announcement.waiting_for if phase == "waiting" else "",
-            "waited_ms": json.dumps(
-                {text: round(1000 * took) for text, took in announcement.waited.items()}),
-            "notified_ms": "" if announcement.told_after is None
-            else round(1000 * announcement.told_after),
+            **self.announcement.status(),
             "v4_records": len(self.recovery.clients) if self.recovery else "",
             "inotify": "yes" if self.inotify else "no",
             "callout": "yes" if self.callouts else "no",
@@ -377,7 +380,7 @@ def main(service: str) -> int:
     def reload(_number: int, _frame: object) -> None:
         again = runtime.read("parameters")
         if again is not None:
-            propagator.config = propagator.announcement.config = params.parse(again)
+            propagator.reload(params.parse(again))
         propagator.wake()
 
     signal.signal(signal.SIGTERM, stop)

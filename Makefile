@@ -87,6 +87,7 @@ metadata: ## write metadata/nfslock.xml anew from the parameter declarations
 install: ## install agent, library and command (DESTDIR=, OCF_ROOT=)
 	install -d $(AGENTDIR) $(LIBDIR)/nfslock/_vendor $(DESTDIR)$(SBINDIR)
 	install -m 0755 agents/nfslock $(AGENTDIR)/nfslock
+	install -m 0644 metadata/ra-api.dtd $(LIBDIR)
 	install -m 0644 lib/nfslock/*.py $(LIBDIR)/nfslock
 	install -m 0644 lib/nfslock/_vendor/*.py $(LIBDIR)/nfslock/_vendor
 	chmod 0755 $(LIBDIR)/nfslock/__main__.py $(LIBDIR)/nfslock/callout.py

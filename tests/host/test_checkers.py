@@ -64,9 +64,11 @@ def node(world: World) -> Iterator[Node]:
 
 
 def dtd(xml: bytes) -> bool:
-    """Validate as ocf-tester does, against the OCF 1.0 DTD of resource-agents."""
+    """Validate as ocf-tester does, against the OCF 1.0 DTD of resource-agents and our additions."""
+    assert b"!ATTLIST" not in xml, "Pacemaker 3.0.0 logs a failed assertion for each"
     argv = ["xmllint", "--noout", "--valid", "-"]
-    return subprocess.run(argv, check=False, cwd=SCHEMAS, input=xml).returncode == 0
+    here = xml.replace(b"/usr/lib/ocf/lib/flm/", f"{CHECKOUT}/metadata/".encode())
+    return subprocess.run(argv, check=False, cwd=SCHEMAS, input=here).returncode == 0
 
 
 def rng(schema: Path, *unknown: str) -> Callable[[bytes], bool]:
@@ -127,8 +129,7 @@ def test_schema_accepts(checker: str) -> None:
 
 
 @pytest.mark.parametrize(("checker", "old", "new"), [
-    ("OCF 1.0 DTD", b"unique-group CDATA #IMPLIED", b""),
-    ("OCF 1.0 DTD", b"<!ATTLIST action name CDATA #REQUIRED>", b""),
+    ("OCF 1.0 DTD", b"/usr/lib/ocf/lib/flm/ra-api.dtd", b"ra-api-1.dtd"),
     ("OCF 1.0 DTD", b"</shortdesc>", b"</shortdesc><deprecated/>"),
     ("resource-agents RNG", b'type="string"', b'type="time"'),
     ("resource-agents RNG", b'required="1"', b'required="true"'),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What an OCF agent says about itself: Parameter, Action, Agent, and the XML made of them.
 
-Source: OCF resource agent API 1.1, metadata. The XML also passes the schemas of OCF 1.0
-(ra-api-1.dtd) and of pcs. Pure: it reads no environment and may import nothing; what performs the
-actions stands in ocf.py.
+Source: OCF resource agent API 1.1, metadata. The XML also passes the schema of pcs, and the OCF 1.0
+DTD with the additions of 1.1 (ra-api.dtd). Pure: it reads no environment and may import nothing;
+what performs the actions stands in ocf.py.
 """
 
 from __future__ import annotations
@@ -13,13 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-# The OCF 1.0 DTD knows neither unique-group nor reloadable and has a closed list of actions. In a
-# document with declarations of its own the first one of an attribute wins (XML 1.0, 3.3).
-_HEAD = """<?xml version="1.0"?>
-<!DOCTYPE resource-agent SYSTEM "ra-api-1.dtd" [
-<!ATTLIST parameter unique-group CDATA #IMPLIED reloadable (1|0) #IMPLIED>
-<!ATTLIST action name CDATA #REQUIRED> ]>
-"""
+# The OCF 1.0 DTD knows neither unique-group nor reloadable and has a closed list of actions: this
+# one adds them. It must not be done by declarations inside the document: see there.
+DTD = "/usr/lib/ocf/lib/flm/ra-api.dtd"
+_HEAD = f'<?xml version="1.0"?>\n<!DOCTYPE resource-agent SYSTEM "{DTD}">\n'
 # Characters that XML 1.0 cannot hold, not even escaped (2.2 Char); surrogates come on top.
 _FORBIDDEN = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF), "?")
 

@@ -19,7 +19,10 @@ def setting(system: System, section: str, key: str) -> str | None:
     extra = sorted(name for name in system.names(drop_ins) if name.endswith(".conf"))
     for name in (main, *(f"{drop_ins}/{name}" for name in extra)):
         try:
-            parser.read_string(system.read(name).decode(errors="replace"))
+            lines = system.read(name).decode(errors="replace").split("\n")
+            # To nfs-utils an indented line is one like the others, to configparser it goes on with
+            # the one before it.
+            parser.read_string("\n".join(line.strip() for line in lines))
         except (OSError, ValueError, configparser.Error):
             continue
     value = parser.get(section, key, fallback=None)

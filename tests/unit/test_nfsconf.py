@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""nfs.conf as nfs-utils reads it, where configparser would read it in another way."""
+
+from pathlib import Path
+
+import pytest
+
+from nfslock import nfsconf
+from nfslock.system import System
+
+
+@pytest.mark.parametrize("text", [
+    "[statd]\nport=1\n  ha-callout=/x\n",  # indented: a line of its own, not more of `port`
+    "[statd]\nport\n  ha-callout=/x\n",
+    "  [statd]\r\n\tha-callout=/x\r\n",
+    '[statd]\nha-callout = "/x"\n',
+    "[statd]\nha-callout=/y\n[nfsd]\n[statd]\nha-callout=/x\n",
+])
+def test_the_callout_is_found(tmp_path: Path, text: str) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nfs.conf").write_bytes(text.encode())
+    assert nfsconf.setting(System(str(tmp_path)), "statd", "ha-callout") == "/x"
+
+
+def test_a_file_that_cannot_be_parsed_is_skipped(tmp_path: Path) -> None:
+    """The control: there is a syntax error, and the drop-in counts all the same."""
+    (tmp_path / "etc/nfs.conf.d").mkdir(parents=True)
+    (tmp_path / "etc/nfs.conf").write_text("ha-callout=/y\n[statd]\nha-callout=/y\n")
+    (tmp_path / "etc/nfs.conf.d/1.conf").write_text("[statd]\nha-callout=/x\n")
+    assert nfsconf.setting(System(str(tmp_path)), "statd", "ha-callout") == "/x"

@@ -14,7 +14,7 @@ APT_RUN  = python3 python3-psutil
 APT_TEST = $(APT_RUN) python3-venv python3-lxml nfs-common nfs-kernel-server rpcbind iproute2 \
 	e2fsprogs util-linux strace libxml2-utils resource-agents pcs crmsh pacemaker-cli-utils gcc \
 	libc6-dev sqlite3
-PY_TEST  = pytest pytest-timeout hypothesis lxml psutil mypy ruff lxml-stubs types-psutil
+PY_TEST  = pytest pytest-timeout pytest-xdist hypothesis lxml psutil mypy ruff lxml-stubs types-psutil
 
 VENV     = .venv/bin
 # make bench BENCH="takeover --repeat 1": the tables wanted, and how (--help)
@@ -35,7 +35,7 @@ lint: .venv/ok
 	agents/nfslock meta-data | cmp - metadata/nfslock.xml
 
 unit: .venv/ok ## tests that need no root
-	$(VENV)/pytest tests/unit
+	$(VENV)/pytest -n 2 tests/unit
 
 host: apt-test .venv/ok callout ## tests with real daemons in namespaces (root)
 	$(VENV)/pytest tests/host

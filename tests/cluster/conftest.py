@@ -34,16 +34,20 @@ def rig() -> Iterator[Rig]:
 
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Iterator[report.Record]:
-    """The row of this test: scenario and driver from its `scenario` marker."""
+    """The row of this test: scenario and driver from its `scenario` marker, kind and protocol from
+    its parameters."""
     marker = request.node.get_closest_marker("scenario")
-    protocol = str((getattr(request.node, "callspec", None) and
-                   request.node.callspec.params.get("protocol", "3")) or "3")  # fmt: skip
-    row = report.Record(marker.args[0], marker.kwargs.get("driver", "hand"), protocol)
+    chosen = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    kind = chosen.get("kind", marker.kwargs.get("kind", "on"))
+    protocol = chosen.get("protocol", "3")
+    row = report.Record(marker.args[0], marker.kwargs.get("driver", "hand"), protocol, kind)
     yield row
     outcome = row.outcome or "FAILED"
     if request.node.get_closest_marker("xfail") and not row.outcome:
         outcome = "not supported yet"
-    ROWS.append(report.Row(row.scenario, row.driver, row.protocol, SUITE, outcome, *row.times))
+    ROWS.append(
+        report.Row(row.scenario, row.driver, row.protocol, SUITE, row.kind, outcome, *row.times)
+    )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -66,7 +70,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     for line in (
-        "scenario(name, driver='hand'): the row of the table",
+        "scenario(name, driver='hand', kind='on'): the row of the table",
         "quick: part of the quick set, which every suite runs",
         "full: only part of the full set",
     ):

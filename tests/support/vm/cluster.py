@@ -12,7 +12,7 @@ from lxml import etree
 from lxml.builder import E  # type: ignore[import-not-found]
 
 from ..wait import wait_until
-from . import frames, layout, locks, service
+from . import audits, frames, layout, locks, service
 from .machine import Machine
 from .rig import Rig
 from .trial import BYTES, WHOLE, Trial, bare
@@ -74,6 +74,8 @@ def configuration() -> bytes:
     properties = {
         "stonith-enabled": "true", "have-watchdog": "false", "dc-deadtime": "5s",
         "no-quorum-policy": "stop", "stonith-timeout": "60s", "cluster-name": "rig",
+        # A node that was fenced from its disk alone must not live on with the address.
+        "fence-reaction": "panic",
     }  # fmt: skip
     cib = E.cib(
         E.configuration(
@@ -157,6 +159,20 @@ def wait_online(node: Machine, count: int, timeout: float = 240) -> None:
 
 class ClusterTrial(Trial):
     """A trial in which the cluster manager starts and stops the group."""
+
+    @property
+    def stock(self) -> bool:
+        """Whether the service is made of the stock agents alone."""
+        return all(resource.agent != "flm/nfslock" for resource in self.resources)
+
+    def verdict(self) -> str:
+        """As for every trial; what the stock agents do is reported and not judged."""
+        if not self.stock:
+            return super().verdict()
+        self.wait_io()
+        self.end_grace()
+        lost = audits.not_held(self)
+        return f"lost {len(lost)} of {len(self.held_files())}" if lost else "kept"
 
     def take_over(self, node: str, timeout: float = 600) -> None:
         """Wait until the group's address is announced by a node, which is the active one then."""

@@ -198,6 +198,10 @@ class Machine:
         self.monitor.command("cont")
         self.frozen = False
 
+    def lose_disk(self) -> None:
+        """Take the shared disk away, frozen or not: every request to it fails from now on."""
+        self.monitor.command("human-monitor-command", **{"command-line": "drive_del shared"})
+
     # -- networks
 
     def cut(self, network: str = "data") -> None:

@@ -7,6 +7,7 @@ of all suites together, `--proof` writes doc/proof.md from them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -20,35 +21,42 @@ RESULTS = CACHE / "results"
 PROOF = REPOSITORY / "doc" / "proof.md"
 HEADINGS = (
     "scenario", "driven by", "protocol", "suite", "outcome", "VIP", "notified", "lock held", "I/O",
+    "control: lock_migration=no", "stock agents",
 )  # fmt: skip
 
 
 class Row(NamedTuple):
-    """One scenario's result; times in seconds from the fault, None: not seen or not applicable."""
+    """One scenario's result; times in seconds from the fault, None: not seen or not applicable.
+
+    kind: "on", "off" (the control) or "stock" (the stock agents alone).
+    """
 
     scenario: str
     driver: str
     protocol: str
     suite: str
+    kind: str
     outcome: str
     address: float | None = None
     notified: float | None = None
     held: float | None = None
     io: float | None = None
 
-    def cells(self) -> list[str]:
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What the rows of one scenario have in common, whatever their kind."""
+        return self[:4]
+
+    def times(self) -> list[str]:
         times = (self.address, self.notified, self.held, self.io)
-        return [
-            self.scenario, self.driver, f"NFSv{self.protocol}", self.suite, self.outcome,
-            *("" if value is None else f"{value:.1f}" for value in times),
-        ]  # fmt: skip
+        return ["" if value is None else f"{value:.1f}" for value in times]
 
 
 class Record:
     """What a scenario says for its row of the table."""
 
-    def __init__(self, scenario: str, driver: str, protocol: str) -> None:
-        self.scenario, self.driver, self.protocol = scenario, driver, protocol
+    def __init__(self, scenario: str, driver: str, protocol: str, kind: str) -> None:
+        self.scenario, self.driver, self.protocol, self.kind = scenario, driver, protocol, kind
         self.outcome = ""
         self.times = Times(None, None, None, None)
 
@@ -58,9 +66,29 @@ class Record:
         self.outcome = outcome
 
 
+def _line(key: tuple[str, ...], kinds: dict[str, Row]) -> list[str]:
+    """The cells of one scenario; of the stock agents the outcome, and VIP, lock and I/O times."""
+    scenario, driver, protocol, suite = key
+    ours = kinds.get("on")
+    stock = ""
+    if "stock" in kinds:
+        address, _, held, io = kinds["stock"].times()
+        times = [f"{name} {value}" for name, value in
+                 (("VIP", address), ("lock", held), ("I/O", io)) if value]  # fmt: skip
+        stock = ", ".join([kinds["stock"].outcome, *times])
+    return [
+        scenario, driver, f"NFSv{protocol}", suite,
+        *([ours.outcome, *ours.times()] if ours else [""] * 5),
+        kinds["off"].outcome if "off" in kinds else "", stock,
+    ]  # fmt: skip
+
+
 def table(rows: list[Row]) -> str:
-    """The rows as a Markdown table that is also readable as it is."""
-    lines = [list(HEADINGS), *(row.cells() for row in rows)]
+    """The rows as a Markdown table that is also readable as it is, one line per scenario."""
+    grouped: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in rows:
+        grouped.setdefault(row.key, {})[row.kind] = row
+    lines = [list(HEADINGS), *(_line(key, kinds) for key, kinds in grouped.items())]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
     text = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |"
@@ -70,11 +98,31 @@ def table(rows: list[Row]) -> str:
     return "\n".join(text)
 
 
+def _product() -> str:
+    """A digest of the library: the rows of one table must be of one product."""
+    digest = hashlib.sha256()
+    for path in sorted(REPOSITORY.glob("lib/**/*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def save(suite: str, versions: dict[str, str], rows: list[Row]) -> None:
-    """Leave a suite's rows for the table of all suites."""
+    """Leave a suite's rows for the table of all suites.
+
+    They take the place of earlier rows of the same scenarios; others stay as long as the product
+    is the same.
+    """
     RESULTS.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"versions": versions, "rows": rows}, indent=1)
-    (RESULTS / f"{suite}.json").write_text(text)
+    path, product = RESULTS / f"{suite}.json", _product()
+    kept: list[Row] = []
+    if path.exists():
+        before = json.loads(path.read_text())
+        if before.get("product") == product:
+            new = {(row.key, row.kind) for row in rows}
+            kept = [row for row in (Row(*old) for old in before["rows"])
+                    if (row.key, row.kind) not in new]  # fmt: skip
+    text = json.dumps({"versions": versions, "product": product, "rows": kept + rows}, indent=1)
+    path.write_text(text)
 
 
 def load() -> tuple[dict[str, dict[str, str]], list[Row]]:

@@ -50,6 +50,8 @@ class Rig:
             for role in ROLES
         }  # fmt: skip
         self.unfenceable: set[str] = set()
+        #: Fence a machine from the shared disk and leave it its power, as SCSI reservations do.
+        self.storage_fencing = False
         self.fenced: list[str] = []
         self._fencing = threading.Lock()
         for machine in self.machines.values():
@@ -134,6 +136,7 @@ class Rig:
         self.crash_all()
         self.switch.forget()
         self.unfenceable.clear()
+        self.storage_fencing = False
         self.fenced.clear()
         copy(folder / "shared.raw", self.shared)
         saved = []
@@ -158,7 +161,7 @@ class Rig:
     # -- endings
 
     def _fence(self, request: str) -> str:
-        """What the fence agent on a node asked for: end the other machine, or say why not."""
+        """What the fence agent on a node asked for: fence the other machine, or say why not."""
         action, _, name = request.partition(" ")
         machine = self.machines.get(name)
         if action == "list":
@@ -166,13 +169,16 @@ class Rig:
         if machine is None:
             return "error no such machine"
         if action == "status":
-            return "on" if machine.alive else "off"
+            return "on" if machine.alive and name not in self.fenced else "off"
         if action == "on":
             return "ok"
         with self._fencing:
             if name in self.unfenceable:
                 return "error refused"
-            machine.crash()
+            if self.storage_fencing:
+                machine.lose_disk()
+            else:
+                machine.crash()
             self.fenced.append(name)
         return "ok"
 

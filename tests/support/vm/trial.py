@@ -36,6 +36,8 @@ class Trial:
         self.rig = rig
         self.protocol = protocol
         self.resources = resources
+        #: Whether nfslock keeps the locks; if not, the trial is a control.
+        self.protected = any(r.parameters.get("lock_migration") == "yes" for r in resources)
         #: The programs that run in the saved state.
         self.saved: tuple[tuple[locks.Program, ...], tuple[locks.Program, ...]] = ((), ())
         self.reset()
@@ -169,6 +171,33 @@ class Trial:
         """All audits, now; raises AssertionError with every complaint."""
         complaints = audits.complaints(self)
         assert not complaints, "\n".join(complaints)
+
+    def recover(self) -> None:
+        """The active node has just started: every lock comes back, nobody else gets one."""
+        self.wait_held()
+        self.wait_io()
+        self.local_rival()
+        self.end_grace()
+        self.wait_rivals("denied")
+        self.judge()
+
+    def lose(self) -> None:
+        """The control: without lock migration the adoptive node does not know the locks, and a
+        process that wants them gets them while their owner goes on writing."""
+        self.end_grace()
+        files = self.held_files()
+        assert audits.not_held(self) == files
+        for program in self.local_rival():
+            program.wait_for("granted")
+        assert len(audits.exclusion(self)) >= len(files)
+
+    def verdict(self) -> str:
+        """Judge a takeover, or with the protection off its loss; the outcome in a few words."""
+        if self.protected:
+            self.recover()
+            return "kept"
+        self.lose()
+        return "lost, as it must be"
 
     def times(self) -> Times:
         """Seconds from the fault, from the recording and the owners' logs."""

@@ -30,7 +30,7 @@ from .bounded import Hanging, bounded
 from .holding import Holding, examine_place
 from .mirror import Mirror
 from .owner import Owner
-from .runtime import Runtime
+from .runtime import STATD_DOWN, Runtime
 from .system import System
 
 TYPE_CHECKING = False
@@ -100,15 +100,27 @@ class Start:
             "seed": self.holding.put,
             "enlist": self.holding.enlist,
             "hold_off_sm_notify": lambda _: statd.hold_off_sm_notify(self.system),
-            "stop_statd": lambda _: statd.stop(self.system),
+            "stop_statd": lambda _: self._stop_statd(),
             "stop_nfsd": self.v4.stop_nfsd,
             "merge_v4": self.v4.prepare,
             "start_nfsd": lambda _: self.v4.start_nfsd(),
             "merge": self._merge,
-            "start_statd": lambda _: statd.start(self.system, self.statd_dir, self.config.ip[0]),
+            "start_statd": lambda _: self._start_statd(),
             "start_propagator": lambda owner: self._propagate(owner, raw),
         }
         todo[step.name](step.what)
+
+    def _stop_statd(self) -> None:
+        # Who is killed from here on leaves the node without statd, and others may need it: a stop
+        # brings it up again then.
+        if statd.pids(self.system):
+            self.runtime.write(
+                STATD_DOWN, {"statd_dir": self.statd_dir, "name": self.config.ip[0]})
+        statd.stop(self.system)
+
+    def _start_statd(self) -> None:
+        statd.start(self.system, self.statd_dir, self.config.ip[0])
+        self.runtime.remove(STATD_DOWN)
 
     def _merge(self, held: Mapping[str, bytes]) -> None:
         # Looked at again: statd is down only now, nothing newer can be overwritten any more.
@@ -209,8 +221,21 @@ def stop(system: System, service: str, holding_dir: str) -> None:
     # On a disk that hangs even a file that is closed may wait, with a lock of nfsd held.
     if mark and not hangs:
         leave.free(system, service, mark, copied)
-    runtime.remove("starting", "started", "parameters", "status", "supervisor",
+    _bring_statd_back(system, runtime)
+    runtime.remove("starting", STATD_DOWN, "started", "parameters", "status", "supervisor",
                    *callout_server.FILES)
+
+
+def _bring_statd_back(system: System, runtime: Runtime) -> None:
+    """Start statd if a start was killed between stopping and starting it; see Start."""
+    down = runtime.read(STATD_DOWN)
+    try:
+        if down is not None and not statd.pids(system):
+            statd.start(system, down["statd_dir"], down["name"])
+            ocf.logger.warning("an interrupted start had left rpc.statd down: it is up again")
+    except (errors.Error, OSError, KeyError) as error:
+        ocf.logger.error("rpc.statd is down and does not start (%s): no new client of this node's "
+                         "NFS servers and mounts can lock", error)
 
 
 def _leave(system: System, service: str, directory: str, mark: Mapping[str, str]) -> None:

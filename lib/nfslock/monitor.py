@@ -11,7 +11,7 @@ import os
 import time
 
 from . import errors
-from .runtime import Runtime
+from .runtime import STATD_DOWN, Runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def monitor(system: System, config: Config, service: str, level: int) -> None:
     runtime = Runtime(system, service)
     mark = runtime.read("started")
     if mark is None:
+        _check_interrupted(runtime)
         raise errors.NotRunning(f"{service} is not started on this node")
     if mark.get("lock_migration") == "no":
         return
@@ -52,6 +53,14 @@ def monitor(system: System, config: Config, service: str, level: int) -> None:
             f"{interval:g} s: raise fs.inotify.max_user_watches")
     if level >= 10:
         deep.check_clients(system, config.ip)
+
+
+def _check_interrupted(runtime: Runtime) -> None:
+    """A start that was killed while statd was down is not cleanly stopped: a stop has to follow."""
+    if runtime.read(STATD_DOWN) is not None and not runtime.process(runtime.read("starting")):
+        raise errors.Error(
+            f"a start of {runtime.service} was interrupted while rpc.statd was down: NFSv3 clients "
+            "of this node cannot lock until the resource is stopped here, which brings it up again")
 
 
 def _living(runtime: Runtime) -> dict[str, str]:

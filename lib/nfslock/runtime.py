@@ -4,9 +4,10 @@
     RUN/SERVICE/started      written last by start, removed last by stop
     RUN/SERVICE/parameters   what start was given, for the propagator
     RUN/SERVICE/status       what the propagator says of itself
+    RUN/SERVICE/statd_down   there while a start has stopped rpc.statd, which ran before
     RUN/SERVICE/callout.*    where statd's callout meets the propagator (callout.py)
 
-Each of the first three is NAME=VALUE lines. Monitor loads this module: it may import only os,
+All but the last are NAME=VALUE lines. Monitor loads this module: it may import only os,
 system and errors.
 """
 
@@ -20,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+STATD_DOWN = "statd_down"
 _PUBLIC = Like(0o644)
 
 

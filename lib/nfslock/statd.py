@@ -12,7 +12,7 @@ import os
 import shutil
 from dataclasses import dataclass, field
 
-from . import nsm
+from . import nfsconf, nsm
 from .errors import Error, MissingError
 from .system import TEMPORARY, Like, System
 
@@ -38,7 +38,8 @@ class Scan:
 
 def find_directory(system: System, configured: str | None) -> str:
     """statd's state directory: the parameter, nfs.conf's, or the first that has an sm directory."""
-    candidates = [configured] if configured else [_from_nfs_conf(system), *system.statd_dirs]
+    candidates = [configured] if configured else [
+        nfsconf.setting(system, "statd", "state-directory-path"), *system.statd_dirs]
     for candidate in candidates:
         if candidate and os.path.isdir(system.path(f"{candidate}/sm")):
             return candidate
@@ -46,20 +47,6 @@ def find_directory(system: System, configured: str | None) -> str:
     raise MissingError(
         f"rpc.statd's directory is not there (tried {tried}): install nfs-common (nfs-utils on Red "
         "Hat) or set statd_dir")
-
-
-def _from_nfs_conf(system: System) -> str | None:
-    import configparser
-
-    parser = configparser.ConfigParser(strict=False, interpolation=None, allow_no_value=True)
-    main, drop_ins = system.nfs_conf
-    extra = sorted(name for name in system.names(drop_ins) if name.endswith(".conf"))
-    for name in (main, *(f"{drop_ins}/{name}" for name in extra)):
-        try:
-            parser.read_string(system.read(name).decode(errors="replace"))
-        except (OSError, ValueError, configparser.Error):
-            continue
-    return parser.get("statd", "state-directory-path", fallback=None)
 
 
 def read_one(system: System, directory: str, name: str) -> Lines | None:

@@ -6,6 +6,7 @@ By default a sample of the calls is tried; NFSLOCK_CRASH=all (`make crash`) trie
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -103,15 +104,25 @@ def daemons(node: Node) -> list[psutil.Process]:
     return [*node.find("supervise locks"), *node.find("propagate locks")]
 
 
+def kill_daemons(node: Node) -> None:
+    """Kill them, and whoever a supervisor has started meanwhile."""
+    def gone() -> bool:
+        alive = daemons(node)
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        return not alive
+
+    wait_until(gone, f"{node.name}: the daemons gone", otherwise=lambda: daemons(node))
+
+
 def lose_power(node: Node) -> None:
     """What a power cut does to the service, without the seconds that a new machine takes.
 
     Unwritten data of the shared disk and /run are lost; statd's directory is on another disk.
     """
     node.lose_disk(MOUNT_POINT)
-    for process in daemons(node):
-        process.kill()
-    wait_until(lambda: not daemons(node), "the daemons gone")
+    kill_daemons(node)
     node.umount(MOUNT_POINT)
     node.run("rm", "-rf", "/run/nfslock")
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """start and stop, struck at their durable system calls: SIGKILL, EIO, ENOSPC.
 
-Then the service is started again, on the same node or, after a power cut, on the other: no record
-lost, none invented, nobody left out of the notification, the numbers only grow.
+Then the service is started again, on the same node or on the other, after a power cut or a stop:
+no record lost, none invented, nobody left out of the notification, the numbers only grow.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import pytest
 
 from tests.host import crash
-from tests.host.crash import KILL, Before, Snapshot
+from tests.host.crash import KILL, Before, Point, Snapshot
 from tests.support.hosts import Node
-from tests.support.service import HOLDING, MOUNT_POINT, OK, Cluster
-from tests.support.wait import wait_until
+from tests.support.service import GENERIC, HOLDING, MOUNT_POINT, NOT_RUNNING, OK, Cluster
 
 HELD = ("192.0.2.101", "192.0.2.102")
 LOCAL = "192.0.2.110"  # a client that the adoptive node has monitored for itself
 LATE = "192.0.2.111"  # a client whose record only the last copy of a stop can bring to safety
 RESTARTS = ("same", "other")
+WHERE = {"same": "again", "other": "a power cut", "stopped": "stopped"}
 
 
 @pytest.fixture
@@ -56,10 +56,16 @@ def prepare(cluster: Cluster, disk: Snapshot) -> Before:
 def start_again(cluster: Cluster, where: str, before: Before) -> None:
     """Start once more, as Pacemaker would after the fault, and look at everything."""
     service, node = cluster.service, cluster.b
-    if where == "same":
+    if where != "other":
         before = crash.reached(service, node, before)
-    else:
+    if where == "stopped":
+        service.stop(node)
+        assert node.statd_answers(), "statd is the node's, others may need it"
+        assert service.agent.probe(node).code == NOT_RUNNING
+        service.umount(node)
+    elif where == "other":
         crash.lose_power(node)
+    if where != "same":
         node = cluster.a
         service.mount(node)
     service.start(node)
@@ -68,7 +74,7 @@ def start_again(cluster: Cluster, where: str, before: Before) -> None:
         assert LOCAL in service.records(node), "what statd knew itself counts, too"
 
 
-@pytest.mark.parametrize("where", RESTARTS)
+@pytest.mark.parametrize("where", [*RESTARTS, "stopped"])
 @pytest.mark.parametrize("fault", crash.FAULTS)
 def test_start(
     pair: Cluster, disk: Snapshot, fault: str, where: str, capsys: pytest.CaptureFixture[str]
@@ -98,7 +104,28 @@ def test_start(
         except AssertionError as error:
             raise AssertionError(f"start, {fault} at {point}, {where}: {outcome}") from error
     with capsys.disabled():
-        print(crash.report(f"start, then on the {where} node", fault, struck, every), end=" ")
+        print(crash.report(f"start, then {WHERE[where]}", fault, struck, every), end=" ")
+
+
+def test_statd_comes_back_after_a_start_that_was_killed_without_it(
+    pair: Cluster, disk: Snapshot
+) -> None:
+    """Killed while it merges: the next stop, which a failed probe asks for, brings statd back."""
+    service, b = pair.service, pair.b
+    prepare(pair, disk)
+    merging = Point("fchown", 1)  # only what statd shall read is given to another user
+    assert service.agent(b, "start", wrapper=merging.strace(KILL)).code == -9
+    assert crash.struck(b)
+    assert not b.find("rpc.statd"), "the control: it is down"
+    probe = service.agent.probe(b)
+    assert probe.code == GENERIC
+    assert "rpc.statd" in probe.reason
+    service.stop(b)
+    b.sm_mon(LATE)
+    assert b.sm_records().keys() >= {LOCAL, LATE}
+    assert service.agent.probe(b).code == NOT_RUNNING
+    service.stop(b)
+    assert len(b.find("rpc.statd")) == 1
 
 
 def prepare_stop(cluster: Cluster, disk: Snapshot) -> Before:
@@ -107,9 +134,7 @@ def prepare_stop(cluster: Cluster, disk: Snapshot) -> Before:
     service, b = cluster.service, cluster.b
     service.start(b)
     before = Before.of(service, b, LATE)
-    for process in crash.daemons(b):
-        process.kill()
-    wait_until(lambda: not crash.daemons(b), "the propagator dead")
+    crash.kill_daemons(b)
     b.sm_mon(LATE)
     return before
 
@@ -144,7 +169,7 @@ def test_stop(
         except AssertionError as error:
             raise AssertionError(f"stop, {fault} at {point}, {where}: {outcome}") from error
     with capsys.disabled():
-        print(crash.report(f"stop, then on the {where} node", fault, struck, every), end=" ")
+        print(crash.report(f"stop, then {WHERE[where]}", fault, struck, every), end=" ")
 
 
 def test_control_a_start_that_forgets_is_noticed(pair: Cluster, disk: Snapshot) -> None:

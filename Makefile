@@ -13,7 +13,7 @@ LIBDIR   = $(DESTDIR)$(OCF_ROOT)/lib/flm
 APT_RUN  = python3 python3-psutil
 APT_TEST = $(APT_RUN) python3-venv python3-lxml nfs-common nfs-kernel-server rpcbind iproute2 \
 	e2fsprogs util-linux strace libxml2-utils resource-agents pcs crmsh pacemaker-cli-utils gcc \
-	libc6-dev sqlite3
+	libc6-dev sqlite3 qemu-utils qemu-system-common
 PY_TEST  = pytest pytest-timeout pytest-xdist hypothesis lxml psutil mypy ruff lxml-stubs types-psutil
 
 VENV     = .venv/bin
@@ -40,9 +40,9 @@ unit: .venv/ok ## tests that need no root
 host: apt-test .venv/ok callout ## tests with real daemons in namespaces (root)
 	$(VENV)/pytest tests/host
 
-crash: apt-test .venv/ok callout ## SIGKILL, EIO and ENOSPC at every durable system call (root, half an hour)
+crash: apt-test .venv/ok callout ## SIGKILL, EIO, ENOSPC at every durable call, power cut at every write (root)
 	NFSLOCK_CRASH=all $(VENV)/pytest -s -o timeout=7200 tests/host/test_crash.py \
-	  tests/host/test_crash_propagator.py
+	  tests/host/test_crash_propagator.py tests/host/test_power_loss.py
 
 FUZZ_SECONDS = 600
 fuzz: .venv/ok ## fuzz every parser (FUZZ_SECONDS=600 in all; needs atheris)

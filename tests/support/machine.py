@@ -120,13 +120,21 @@ class World:
 
     def image(self, megabytes: int = 16) -> Image:
         """Return a new ext4 image, to be mounted on one machine at a time."""
-        image = Image(self, f"{_IMAGES}/disk{self.next_serial()}")
-        shown = f"/proc/{self.pid}/root{image.path}"
+        image = self.place()
+        shown = self.seen(image.path)
         with open(shown, "wb") as file:
             file.truncate(megabytes << 20)
         options = ["-q", "-m", "0", "-J", "size=4", "-E", "lazy_itable_init=0"]
-        subprocess.run(["mkfs.ext4", *options, shown], check=True, env={"PATH": _PATH})
+        subprocess.run(["mkfs.ext4", *options, str(shown)], check=True, env={"PATH": _PATH})
         return image
+
+    def place(self) -> Image:
+        """Return a path for a new image, which is to be written."""
+        return Image(self, f"{_IMAGES}/disk{self.next_serial()}")
+
+    def seen(self, path: str) -> Path:
+        """Return a path by which the runner reaches a file of the world."""
+        return Path(f"/proc/{self.pid}/root{path}")
 
 
 class Image:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.vm import report
 from tests.support.vm.artifacts import collect
 from tests.support.vm.images import CACHE
+from tests.support.vm.report import Row
 from tests.support.vm.rig import Rig
 
 SUITE = os.environ.get("SUITE", "trixie")
-ROWS: list[report.Row] = []
-FOLDERS: list[Path] = []
+#: This process's rig, if it has one. With pytest-xdist the tests run in other processes than the
+#: one that prints: what it needs of them travels with their reports (user_properties).
 _rigs: list[Rig] = []
+_rows: list[Row] = []
+_folders: list[str] = []
+_versions: dict[str, str] = {}
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +48,10 @@ def record(request: pytest.FixtureRequest) -> Iterator[report.Record]:
     outcome = row.outcome or "FAILED"
     if request.node.get_closest_marker("xfail") and not row.outcome:
         outcome = "not supported yet"
-    ROWS.append(
-        report.Row(row.scenario, row.driver, row.protocol, SUITE, row.kind, outcome, *row.times)
+    full = Row(
+        row.scenario, row.driver, row.protocol, SUITE, row.kind, outcome, *row.times
     )
+    request.node.user_properties += [("row", full), ("versions", _rigs[0].image.versions)]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -57,8 +61,20 @@ def pytest_runtest_makereport(
     """Keep what the machines know when a scenario fails."""
     result = yield
     if result.when == "call" and result.failed and _rigs:
-        FOLDERS.append(collect(_rigs[0], CACHE / "failed" / SUITE / item.name))
+        folder = collect(_rigs[0], CACHE / "failed" / SUITE / item.name)
+        result.user_properties.append(("artifacts", str(folder)))
     return result
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Gather the rows and folders, in whatever process they were made."""
+    for name, value in report.user_properties:
+        if name == "row" and report.when == "teardown":
+            _rows.append(Row(*value))  # type: ignore[misc]
+        elif name == "versions":
+            _versions.update(value)  # type: ignore[call-overload]
+        elif name == "artifacts" and value not in _folders:
+            _folders.append(str(value))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -78,9 +94,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if ROWS:
+    if _rows:
         terminalreporter.section("scenarios (seconds after the fault)")
-        terminalreporter.write_line(report.table(ROWS))
-        report.save(SUITE, _rigs[0].image.versions if _rigs else {}, ROWS)
-    for folder in FOLDERS:
+        terminalreporter.write_line(report.table(_rows))
+        report.save(SUITE, _versions, _rows)
+    for folder in _folders:
         terminalreporter.write_line(f"artifacts: {folder}")

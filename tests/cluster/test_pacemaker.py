@@ -113,6 +113,7 @@ def test_cluster_network_cut(rig: Rig, record: Record, protocol: str, kind: str)
 @guarded
 def test_unfenceable(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind)
+    trial.allowed = ["Operation 'reboot'.* targeting node-a"]
     rig.unfenceable.add("node-a")
     trial.power_cut()
     survivor = rig["node-b"]

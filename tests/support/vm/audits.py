@@ -35,7 +35,7 @@ def exclusion(trial: Trial) -> list[str]:
     """No lock that a living client held was granted to anyone else, ever."""
     complaints = []
     for owner in trial.owners:
-        end = trial.deaths.get(owner.machine.name, float("inf"))
+        end = owner.died_at or float("inf")
         for path in owner.paths:
             file = path.rsplit("/", 1)[1]
             locked = [e.at for e in owner.entries("locked") if e.file == path]
@@ -87,7 +87,7 @@ def applications(trial: Trial) -> list[str]:
     """The lock owners saw no error, are alive, and wrote after the fault."""
     complaints = []
     for owner in trial.owners:
-        if owner.machine.name in trial.deaths:
+        if owner.died_at:
             continue
         errors = owner.entries("error")
         if errors:
@@ -135,11 +135,18 @@ def journals(trial: Trial) -> list[str]:
     return list(dict.fromkeys(complaints))
 
 
+def told(trial: Trial) -> list[frames.Notification]:
+    """The SM_NOTIFYs of the recording that did not come from a client that has rebooted."""
+    clients = {role.addresses["data"] for role in layout.ROLES if not role.shared_disk}
+    seen = frames.notifications(frames.calls(trial.rig.switch.frames))
+    return [notice for notice in seen if notice.source not in clients]
+
+
 def states(trial: Trial) -> list[str]:
     """The NSM state numbers that clients were told are odd and only grow."""
     complaints = []
     last = trial.last_state
-    for notice in frames.notifications(frames.calls(trial.rig.switch.frames)):
+    for notice in told(trial):
         if notice.state % 2 != 1:
             complaints.append(f"even NSM state {notice.state} told to {notice.target}")
         if notice.state < last:

@@ -38,6 +38,8 @@ class Program:
         self.name = f"{role}-{machine.name}-{id(self):x}"
         self.log: list[Entry] = []
         self.ended = False
+        #: When its machine lost its power under it (host's monotonic time), 0.0: it did not.
+        self.died_at = 0.0
         self._clock = machine.control.clock()
         machine.listeners.append(self._heard)
         machine.spawn(self.name, LOCKER, role, kind, str(interval), *paths)
@@ -66,7 +68,7 @@ class Program:
     def rewind(self) -> None:
         """Begin a new log: the machine that runs it was restored to the time of its start."""
         self.log.clear()
-        self.ended = False
+        self.ended, self.died_at = False, 0.0
         if self._heard not in self.machine.listeners:
             self.machine.listeners.append(self._heard)
         self._clock = self.machine.control.clock()

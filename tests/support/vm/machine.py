@@ -188,6 +188,12 @@ class Machine:
             self._monitor.close()
             self._monitor = None
 
+    def reset(self) -> None:
+        """The reset button: memory is lost, and the kernel boots again from the disk as it is."""
+        # For good: the firmware resets the machine once more by itself.
+        self.monitor.command("set-action", reboot="reset")
+        self.monitor.command("system_reset")
+
     def freeze(self) -> None:
         """Stop the machine's processor between two instructions."""
         self.monitor.command("stop")

@@ -50,7 +50,6 @@ class Trial:
         for program in (*self.owners, *self.rivals):
             program.rewind()
         self.active = self.rig["node-a"]
-        self.deaths: dict[str, float] = {}
         self.allowed: list[str] = []
         self.fault_at = 0.0
         self.taken_over_at = 0.0
@@ -75,7 +74,7 @@ class Trial:
         """Files of the export whose lock a living client holds and has not given back."""
         files = []
         for owner in self.owners:
-            if owner.machine.name not in self.deaths:
+            if not owner.died_at:
                 gone = {entry.file for entry in owner.entries("releasing")}
                 files += [path.rsplit("/", 1)[1] for path in owner.paths if path not in gone]
         return files
@@ -92,15 +91,20 @@ class Trial:
         self.active.crash()
         self.fault_at = self.active.ended_at
 
-    def client_dies(self, machine: Machine) -> None:
-        """A client loses its power, and with it its claim to its locks."""
-        machine.crash()
-        self.deaths[machine.name] = time.monotonic()
+    def client_dies(self, machine: Machine, reboot: bool = False) -> None:
+        """A client loses its power, and with it its claim to its locks; reboot: and boots again."""
+        if reboot:
+            machine.reset()
+        else:
+            machine.crash()
+        for program in (*self.owners, *self.rivals):
+            if program.machine is machine:
+                program.died_at = time.monotonic()
+                program.ended = True
 
     def start(self, node: Machine) -> list[service.Step]:
         """Start the group by hand on a node, which becomes the active one."""
-        seen = frames.notifications(frames.calls(self.rig.switch.frames))
-        self.last_state = max([self.last_state, *(n.state for n in seen)])
+        self.last_state = max([self.last_state, *(n.state for n in audits.told(self))])
         self.active = node
         steps = service.by_hand(node, self.resources, "start")
         self.takeovers += 1
@@ -129,7 +133,7 @@ class Trial:
     def wait_io(self, timeout: float = 90) -> None:
         """Wait until every living owner has written since the fault."""
         for owner in self.owners:
-            if owner.machine.name not in self.deaths:
+            if not owner.died_at:
                 owner.wait_for("wrote", after=self.fault_at + 0.5, timeout=timeout)
 
     def in_grace(self) -> bool:

@@ -63,7 +63,7 @@ build/nfslock-callout: lib/nfslock/callout.c
 # The rig's machines are emulated; SUITE= chooses bookworm, trixie (default) or unstable.
 CLUSTER = nice -n 5 $(VENV)/pytest -o timeout=1200 tests/cluster
 cluster-quick cluster cluster-full demo-cluster: APT_TEST += debootstrap debian-archive-keyring \
-	qemu-system-x86 qemu-utils xz-utils zstd
+	qemu-system-x86 qemu-utils lz4 xz-utils zstd
 
 cluster-quick: apt-test .venv/ok callout ## the quick scenarios on real kernels in virtual machines (root)
 	$(CLUSTER) -m quick

@@ -35,11 +35,16 @@ SUITES = {"bookworm": "bookworm", "trixie": "trixie", "unstable": "sid"}
 #: Debian packages that a bare host needs to build images and to run the machines.
 HOST_PACKAGES = (
     "debootstrap", "debian-archive-keyring", "e2fsprogs", "qemu-system-x86", "qemu-utils",
-    "util-linux", "xz-utils", "zstd",
+    "lz4", "util-linux", "xz-utils", "zstd",
 )  # fmt: skip
 HOST_COMMANDS = (
-    "debootstrap", "mkfs.ext4", "qemu-system-x86_64", "qemu-img", "unshare", "xz", "zstd",
+    "debootstrap", "mkfs.ext4", "qemu-system-x86_64", "qemu-img", "lz4", "unshare", "xz",
+    "zstd",
 )  # fmt: skip
+#: How a kernel's payload begins, and what takes it apart.
+UNPACKERS = {
+    b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zX": "xz", b"\x02\x21\x4c\x18": "lz4",
+}  # fmt: skip
 
 #: Modules that the initramfs loads, in this order, before the root disk can be mounted.
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "virtio_rng", "ext4")
@@ -198,6 +203,12 @@ def kernel(tree: Path, work: Path) -> str:
         shutil.copy(listing, target)
     if (modules / "modules.order").exists():
         shutil.copy(modules / "modules.order", target)
+    if not (target / "modules.builtin").exists():
+        # From 7.x on Debian's packages do not list what is built in. The boot proves the guess.
+        there = {path.name.partition(".")[0].replace("-", "_") for path in modules.rglob("*.ko*")}
+        (target / "modules.builtin").write_text(
+            "".join(f"kernel/{name}.ko\n" for name in BOOT_MODULES if name not in there)
+        )
     for packed in target.rglob("*.ko.xz"):
         packed.with_suffix("").write_bytes(lzma.decompress(packed.read_bytes()))
         packed.unlink()
@@ -214,8 +225,10 @@ def uncompressed_kernel(bzimage: bytes) -> bytes:
     offset, length = struct.unpack_from("<II", bzimage, 0x248)
     start = (sectors + 1) * 512 + offset
     payload = bzimage[start : start + length]
-    tool = "zstd" if payload[:4] == b"\x28\xb5\x2f\xfd" else "xz"
-    # The last four bytes are the uncompressed size, which neither tool takes for its own.
+    tool = UNPACKERS.get(payload[:4])
+    if tool is None:
+        raise SystemExit(f"the kernel is packed in an unknown way: {payload[:8].hex()}")
+    # The last four bytes are the uncompressed size, which no tool takes for its own.
     done = subprocess.run([tool, "-dc"], input=payload[:-4], stdout=subprocess.PIPE, check=False)
     if done.stdout[:4] != b"\x7fELF":
         raise SystemExit(f"no kernel came out of {tool}: {len(done.stdout)} bytes")

@@ -25,7 +25,8 @@ Keeps the lock records of an NFS service on the service's own shared filesystem,
 on the node that takes the service over, and tells the clients from the service's address to reclaim
 their locks: file locks survive the failover of a highly available NFS server.
 
-Order in a group: Filesystem, nfslock, nfsserver (with nfs_no_notify=true), exportfs, IPaddr2.
+Order in a group: Filesystem, nfslock, nfsserver (with nfs_no_notify=true), exportfs (with
+unlock_on_stop=0), IPaddr2.
 The monitor should fence a node on which the records are not kept: op monitor on-fail=fence."""
 
 #: (name, timeout, interval, depth): seconds

@@ -13,7 +13,7 @@ import random
 
 import pytest
 
-from tests.support.vm import layout
+from tests.support.vm import audits, layout
 from tests.support.vm.cluster import ClusterTrial, steady, wait_online
 from tests.support.vm.report import Record
 from tests.support.vm.rig import Rig
@@ -74,6 +74,7 @@ def test_thawed_after_the_takeover(rig: Rig, record: Record, protocol: str, kind
     trial = steady(rig, protocol, kind)
     old = trial.active
     rig.storage_fencing = True
+    trial.allowed = [f"{old.name}: ", "might be active on 2 nodes"]
     trial.fault()
     old.freeze()
     trial.take_over("node-b")
@@ -85,6 +86,21 @@ def test_thawed_after_the_takeover(rig: Rig, record: Record, protocol: str, kind
     wait_until(lambda: not old.alive, "the old node notices and panics", 120)
     assert trial.active.out(f"cat {layout.HOLDING}/owner.json") == owner
     record.finish(trial, trial.verdict())
+
+
+@pytest.mark.scenario("export restarted in place", driver="Pacemaker")
+@pytest.mark.parametrize("kind", ["on", pytest.param("unlock", marks=FULL)])
+def test_export_restarted(rig: Rig, record: Record, protocol: str, kind: str) -> None:
+    """nfslock, before it in the group, goes on; exportfs by default drops all locks as it stops."""
+    trial = steady(rig, protocol, kind)
+    trial.fault()
+    trial.active.run("crm_resource --restart -r export", timeout=300)
+    if kind == "on":
+        stayed(trial)
+        record.finish(trial, "kept where it was")
+    else:
+        assert audits.not_held(trial) == trial.held_files()
+        record.finish(trial, "lost, as it must be")
 
 
 @pytest.mark.scenario("active node frozen for 1.5 s and thawed", driver="Pacemaker")

@@ -123,15 +123,16 @@ def journals(trial: Trial) -> list[str]:
     allowed = re.compile("|".join(trial.allowed) or r"(?!)")
     for machine in trial.rig.machines.values():
         for line in (machine.journal_text() + machine.last_words()).splitlines():
-            if FORBIDDEN.search(line) and not allowed.search(line):
-                complaints.append(f"{machine.name}: {line.strip()[:200]}")
+            said = f"{machine.name}: {line.strip()[:200]}"
+            if FORBIDDEN.search(line) and not allowed.search(said):
+                complaints.append(said)
         if not machine.alive or machine.frozen:
             continue
         for entry in machine.journal("-p", "3"):
-            text = str(entry.get("MESSAGE", ""))
-            if not (HARMLESS.search(text) or allowed.search(text)):
-                source = entry.get("SYSLOG_IDENTIFIER", "?")
-                complaints.append(f"{machine.name}: {source}: {text[:200]}")
+            text = str(entry.get("MESSAGE", ""))[:200]
+            said = f"{machine.name}: {entry.get('SYSLOG_IDENTIFIER', '?')}: {text}"
+            if not (HARMLESS.search(text) or allowed.search(said)):
+                complaints.append(said)
     return list(dict.fromkeys(complaints))
 
 

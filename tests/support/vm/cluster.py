@@ -208,7 +208,11 @@ _steady: dict[tuple[int, str, str], ClusterTrial] = {}
 
 
 def steady(rig: Rig, protocol: str, kind: str = "on") -> ClusterTrial:
-    """The steady state under Pacemaker: kind "on", "off" (lock_migration=no) or "stock"."""
+    """The steady state under Pacemaker.
+
+    Its kind is "on", "off" (lock_migration=no), "stock" (without nfslock) or "unlock" (exportfs
+    drops the locks whenever it stops).
+    """
     key = (id(rig), protocol, kind)
     name = f"cluster-{protocol}-{kind}"
     if key not in _steady:
@@ -217,7 +221,9 @@ def steady(rig: Rig, protocol: str, kind: str = "on") -> ClusterTrial:
         for machine in rig.machines.values():
             service.equip(machine, archive, setup=kind != "stock")
         versions = "3" if protocol == "3" else "3,4"
-        resources = service.group(kind == "on", versions, stock=kind == "stock")
+        resources = service.group(
+            kind != "off", versions, stock=kind == "stock", unlock=kind == "unlock"
+        )
         trial = ClusterTrial(rig, protocol, resources)
         trial.fault()
         node = rig["node-a"]

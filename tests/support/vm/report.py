@@ -21,14 +21,14 @@ RESULTS = CACHE / "results"
 PROOF = REPOSITORY / "doc" / "proof.md"
 HEADINGS = (
     "scenario", "driven by", "protocol", "suite", "outcome", "VIP", "notified", "lock held", "I/O",
-    "control: lock_migration=no", "stock agents",
+    "control: protection off", "stock agents",
 )  # fmt: skip
 
 
 class Row(NamedTuple):
     """One scenario's result; times in seconds from the fault, None: not seen or not applicable.
 
-    kind: "on", "off" (the control) or "stock" (the stock agents alone).
+    kind: "on", "off" or another word (the control), or "stock" (the stock agents alone).
     """
 
     scenario: str
@@ -70,6 +70,7 @@ def _line(key: tuple[str, ...], kinds: dict[str, Row]) -> list[str]:
     """The cells of one scenario; of the stock agents the outcome, and VIP, lock and I/O times."""
     scenario, driver, protocol, suite = key
     ours = kinds.get("on")
+    controls = [row.outcome for kind, row in kinds.items() if kind not in ("on", "stock")]
     stock = ""
     if "stock" in kinds:
         address, _, held, io = kinds["stock"].times()
@@ -79,7 +80,7 @@ def _line(key: tuple[str, ...], kinds: dict[str, Row]) -> list[str]:
     return [
         scenario, driver, f"NFSv{protocol}", suite,
         *([ours.outcome, *ours.times()] if ours else [""] * 5),
-        kinds["off"].outcome if "off" in kinds else "", stock,
+        ", ".join(controls), stock,
     ]  # fmt: skip
 
 

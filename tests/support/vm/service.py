@@ -52,12 +52,12 @@ class Resource(NamedTuple):
 
 
 def group(
-    lock_migration: bool = True, versions: str = "3", stock: bool = False
+    lock_migration: bool = True, versions: str = "3", stock: bool = False, unlock: bool = False
 ) -> tuple[Resource, ...]:
     """The service's resources in start order.
 
     stock: the same service with the stock agents only (nfsnotify in place of nfslock), as their
-    documentation has it.
+    documentation has it. unlock: let exportfs drop all locks when it stops, which is its default.
     """
     filesystem = Resource(
         "fs", "heartbeat/Filesystem",
@@ -81,6 +81,7 @@ def group(
         {
             "directory": layout.DATA, "fsid": str(layout.FSID), "clientspec": "10.9.0.0/24",
             "options": "rw,no_root_squash,sync,no_subtree_check",
+            **({} if stock or unlock else {"unlock_on_stop": "0"}),
         },
     )  # fmt: skip
     address = Resource(

@@ -2,7 +2,7 @@
 """SM_NOTIFY to many hosts at once, as a state machine: what to send when, and who has answered.
 
 Pure: no socket, no clock, no file, no name look-up (notify_io.py has these; roster.py knows which
-client stands behind a job). Time is a float, seconds on the caller's monotonic clock; addresses
+clients stand behind a job). Time is a float, seconds on the caller's monotonic clock; addresses
 are canonical text, with a scope as %number.
 
 A *job* is one host to be told from one VIP. It asks the host's rpcbind for the port of its statd
@@ -17,13 +17,12 @@ time, each repeated until answered. The invariants, which the tests hold:
 * the dead do not hold up the living: jobs that advance go first, then those never asked, then
   repetitions, which back off from 0.25 s by doubling to 30 s.
 
-A job costs about a hundred bytes: 100,000 are a supported number.
+A job costs about 300 bytes: 100,000 are a supported number.
 """
 
 from __future__ import annotations
 
 import heapq
-from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -36,14 +35,15 @@ WINDOW = 2048
 PARK = 60.0  # seconds until a host without a registered statd is asked again
 RELOOKUP = 4  # time-outs after which statd's port, and the address, are in doubt
 
-# States of a job. NEW and AGAIN may be sent; FLIGHT, WAITING and AGAIN may be answered.
+# States of a job; FLIGHT, WAITING and AGAIN may be answered.
 _NEW, _FLIGHT, _WAITING, _AGAIN, _PARKED, _DONE = range(6)
+_MAY_BE_SENT = (_NEW, _AGAIN)
 
 # What a job can ask; one xid each. Behind _NAMES come the mon_names.
 _LOOKUP, _LOOKUP_V3, _NAMES = range(3)
 
 Peer = tuple[object, ...]  # a socket address as the socket module has it
-Transmit = Callable[[int, bytes, Peer], bool]
+Transmit = Callable[[int, list[bytes], list[Peer]], int]
 
 
 class Vip(NamedTuple):
@@ -51,6 +51,49 @@ class Vip(NamedTuple):
 
     address: str
     names: tuple[str, ...]
+
+
+class Job:
+    """One host to be told from one VIP, and how far that has come."""
+
+    __slots__ = (
+        "address", "due", "keys", "level", "lookup", "number", "others", "peer", "port", "slot",
+        "state", "step", "vip",
+    )  # fmt: skip
+
+    def __init__(self, number: int, vip: int, addresses: Sequence[str]) -> None:
+        self.number, self.vip = number, vip
+        self.address = addresses[0]
+        self.others = deque(addresses[1:]) if len(addresses) > 1 else None
+        self.state, self.due = _NEW, 0.0
+        self.slot = self.lookup = _LOOKUP  # what it asks; how it would ask for a port
+        self.peer: Peer = _peer(self.address, rpc.PORTMAP_PORT)  # whom it asks
+        self.port = 0  # of its statd; 0: not known
+        self.step = 0  # mon_names acknowledged
+        self.level = 0  # time-outs since it advanced
+        self.keys: tuple[str, ...] = ()  # the caller's
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all mon_names were acknowledged."""
+        return self.state == _DONE
+
+    @property
+    def is_unregistered(self) -> bool:
+        """Whether the host answered last that it has no statd."""
+        return self.state == _PARKED
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether the present question has timed out once or more."""
+        return self.level > 0
+
+    def ask(self) -> None:
+        """Go on to the question that is due: the port of its statd, or the next mon_name."""
+        if self.port:
+            self.slot, self.peer = _NAMES + self.step, _peer(self.address, self.port)
+        else:
+            self.slot, self.peer = self.lookup, _peer(self.address, rpc.PORTMAP_PORT)
 
 
 class Notifier:
@@ -80,160 +123,133 @@ class Notifier:
         self.in_flight = 0
         self.sent = 0
         self.ignored = 0  # datagrams that answered nothing we asked
-        self.finished: list[int] = []  # jobs done, for the caller to collect and clear
+        self.jobs: list[Job] = []
+        self.finished: list[Job] = []  # for the caller to collect and clear
         self._salt = salt
         self._stride = _NAMES + max((len(vip.names) for vip in vips), default=0)
         self._rto, self._rto_max, self._park_for = rto, rto_max, park
         # Everything behind the xid, by VIP and question.
         self._tails = [[call[4:] for call in _calls(vip, state)] for vip in vips]
-        # By job:
-        self._address: list[str] = []
-        self._vip = bytearray()
-        self._state = bytearray()
-        self._port = array("H")  # of its statd; 0: not known
-        self._step = bytearray()  # mon_names acknowledged
-        self._level = array("H")  # time-outs since it advanced
-        self._due = array("d")
-        # By the few jobs that need them:
-        self._others: dict[int, deque[str]] = {}  # further addresses
-        self._relookup: set[int] = set()  # asks for a port although one is known
-        self._rpcbind3: set[int] = set()  # its rpcbind has no version 4
         # Queues. A job's entry is stale once its state or its due time has moved on.
-        self._urgent: deque[int] = deque()
+        self._urgent: deque[Job] = deque()
         self._fresh = 0  # this job and all behind it were never asked
-        self._retry: deque[int] = deque()
-        self._flights: deque[tuple[float, list[int]]] = deque()
-        self._sleeping: list[tuple[float, int]] = []  # a heap
+        self._retry: deque[Job] = deque()
+        self._flights: deque[tuple[float, list[Job]]] = deque()
+        self._sleeping: list[tuple[float, int]] = []  # a heap of due times and job numbers
 
-    def add(self, vip: int, addresses: Sequence[str]) -> int:
-        """Take up a host, of the VIP's family; return its job: 0, 1, 2 and so on.
+    def add(self, vip: int, addresses: Sequence[str]) -> Job:
+        """Take up a host, of the VIP's family.
 
         Addresses behind the first stand in for it when it does not answer.
         """
-        job = len(self._state)
-        if len(addresses) > 1:
-            self._others[job] = deque(addresses[1:])
-        self._address.append(addresses[0])
-        self._vip.append(vip)
-        self._state.append(_NEW)
-        self._port.append(0)
-        self._step.append(0)
-        self._level.append(0)
-        self._due.append(0.0)
+        job = Job(len(self.jobs), vip, addresses)
+        self.jobs.append(job)
         return job
-
-    def is_done(self, job: int) -> bool:
-        """Return whether all mon_names were acknowledged."""
-        return self._state[job] == _DONE
-
-    def is_unregistered(self, job: int) -> bool:
-        """Return whether the host answered last that it has no statd."""
-        return self._state[job] == _PARKED
-
-    def is_unanswered(self, job: int) -> bool:
-        """Return whether the present question has timed out once or more."""
-        return self._level[job] > 0
 
     # Sending
 
     def send(self, now: float, transmit: Transmit, limit: int = 64) -> int:
         """Hand out at most `limit` datagrams that are due; return how many were taken.
 
-        transmit(index of the VIP, datagram, destination) returns False when it could take no more;
-        that datagram comes first the next time.
+        transmit(index of the VIP, datagrams, destinations) returns how many it took, 0 when it is
+        full; the others come first the next time. Many at once: a system call in between leaves
+        cold caches behind, and the interpreter pays for that.
         """
         self._expire(now)
         limit = min(limit, self.window - self.in_flight)
         due = now + self._rto
-        batch: list[int] = []
-        while len(batch) < limit:
-            job = self._next()
-            if job is None:
-                break
-            vip, slot = self._vip[job], self._slot(job)
-            xid = (self._salt + job * self._stride + slot) & 0xFFFFFFFF
-            datagram = xid.to_bytes(4, "big") + self._tails[vip][slot]
-            port = self._port[job] if slot >= _NAMES else rpc.PORTMAP_PORT
-            if not transmit(vip, datagram, _peer(self._address[job], port)):
-                self._state[job] = _AGAIN if self._level[job] else _NEW
-                self._urgent.appendleft(job)
-                break
-            self._state[job] = _FLIGHT
-            self._due[job] = due
-            batch.append(job)
-        if batch:
-            self._flights.append((due, batch))
-            self.in_flight += len(batch)
-            self.sent += len(batch)
-        return len(batch)
+        ready = self._ready(limit)
+        taken: list[Job] = []
+        left: list[Job] = []
+        for vip, tails in enumerate(self._tails) if ready else ():
+            jobs = [job for job in ready if job.vip == vip]
+            xids = [self._salt + job.number * self._stride + job.slot for job in jobs]
+            datagrams = [
+                (xid & 0xFFFFFFFF).to_bytes(4, "big") + tails[job.slot]
+                for xid, job in zip(xids, jobs)
+            ]
+            count = transmit(vip, datagrams, [job.peer for job in jobs]) if jobs else 0
+            taken += jobs[:count]
+            left += jobs[count:]
+        for job in taken:
+            job.due = due
+        for job in reversed(left):
+            job.state = _AGAIN if job.level else _NEW
+            self._urgent.appendleft(job)
+        if taken:
+            self._flights.append((due, taken))
+            self.in_flight += len(taken)
+            self.sent += len(taken)
+        return len(taken)
 
     def next_event(self, now: float) -> float | None:
         """Return when send() may have something to do: now at the earliest, None for never."""
-        ready = self._urgent or self._retry or self._fresh < len(self._state)
+        ready = self._urgent or self._retry or self._fresh < len(self.jobs)
         if ready and self.in_flight < self.window:
             return now
         times = [self._flights[0][0]] if self.in_flight else []
         times += [self._sleeping[0][0]] if self._sleeping else []
         return max(now, min(times)) if times else None
 
-    def _next(self) -> int | None:
-        while self._urgent:
-            job = self._urgent.popleft()
-            if self._state[job] in (_NEW, _AGAIN):
-                return job
-        if self._fresh < len(self._state):
-            self._fresh += 1
-            return self._fresh - 1
-        while self._retry:
-            job = self._retry.popleft()
-            if self._state[job] in (_NEW, _AGAIN):
-                return job
-        return None
+    def _ready(self, limit: int) -> list[Job]:
+        """Take at most `limit` jobs from the queues, each once: from here on they are in flight."""
+        jobs: list[Job] = []
+        self._pick(self._urgent, jobs, limit)
+        fresh = self.jobs[self._fresh : self._fresh + limit - len(jobs)]
+        self._fresh += len(fresh)
+        for job in fresh:
+            job.state = _FLIGHT
+        jobs += fresh
+        self._pick(self._retry, jobs, limit)
+        return jobs
 
-    def _slot(self, job: int) -> int:
-        if self._port[job] and job not in self._relookup:
-            return _NAMES + self._step[job]
-        return _LOOKUP_V3 if job in self._rpcbind3 else _LOOKUP
+    @staticmethod
+    def _pick(queue: deque[Job], jobs: list[Job], limit: int) -> None:
+        while queue and len(jobs) < limit:
+            job = queue.popleft()
+            if job.state in _MAY_BE_SENT:
+                job.state = _FLIGHT
+                jobs.append(job)
 
     def _expire(self, now: float) -> None:
         """End what has lasted long enough: flights, pauses between repetitions, parking."""
         while self._flights and self._flights[0][0] <= now:
             due, batch = self._flights.popleft()
             for job in batch:
-                if self._state[job] == _FLIGHT and self._due[job] == due:
+                if job.state == _FLIGHT and job.due == due:
                     self.in_flight -= 1
                     # At most 2**20 first time-outs: the cap comes long before.
-                    pause = min(self._rto * (1 << min(self._level[job], 20)), self._rto_max)
+                    pause = min(self._rto * (1 << min(job.level, 20)), self._rto_max)
                     self._sleep(job, _WAITING, max(due, due - self._rto + pause))
         while self._sleeping and self._sleeping[0][0] <= now:
-            due, job = heapq.heappop(self._sleeping)
-            if self._due[job] != due:
+            due, number = heapq.heappop(self._sleeping)
+            job = self.jobs[number]
+            if job.due != due:
                 continue
-            if self._state[job] == _WAITING:
+            if job.state == _WAITING:
                 self._timed_out(job)
-            elif self._state[job] == _PARKED:
-                self._state[job] = _NEW
+            elif job.state == _PARKED:
+                job.state = _NEW
                 self._retry.append(job)
 
-    def _timed_out(self, job: int) -> None:
-        self._state[job] = _AGAIN
+    def _timed_out(self, job: Job) -> None:
+        job.state = _AGAIN
         self._retry.append(job)
-        self._level[job] = min(self._level[job] + 1, 0xFFFF)
-        if self._level[job] % RELOOKUP:
+        job.level += 1
+        if job.level % RELOOKUP:
             return
-        if self._port[job]:
-            self._relookup.add(job)
-        others = self._others.get(job)
-        if others:
-            others.append(self._address[job])
-            self._address[job] = others.popleft()
-            self._port[job] = 0
-            self._state[job] = _NEW
+        if job.others:
+            job.others.append(job.address)
+            job.address = job.others.popleft()
+            job.port = 0
+            job.state = _NEW
+        # The port stays known: the answer to an SM_NOTIFY may still come from there.
+        job.slot, job.peer = job.lookup, _peer(job.address, rpc.PORTMAP_PORT)
 
-    def _sleep(self, job: int, state: int, until: float) -> None:
-        self._state[job] = state
-        self._due[job] = until
-        heapq.heappush(self._sleeping, (until, job))
+    def _sleep(self, job: Job, state: int, until: float) -> None:
+        job.state = state
+        job.due = until
+        heapq.heappush(self._sleeping, (until, job.number))
 
     # Answers
 
@@ -241,76 +257,78 @@ class Notifier:
         """Take in a datagram that came from `peer` to the socket of that VIP."""
         try:
             xid, status, body = rpc.decode_reply(data)
-            job, slot = divmod((xid - self._salt) & 0xFFFFFFFF, self._stride)
-            if not self._awaited(job, slot, vip, peer):
+            number, slot = divmod((xid - self._salt) & 0xFFFFFFFF, self._stride)
+            job = self._awaiting(number, slot, vip, peer)
+            if job is None:
                 self.ignored += 1
             elif status != rpc.SUCCESS:
                 self._refused(now, job, slot, status)
             elif slot >= _NAMES:
                 self._acknowledged(job)
-            elif ":" in self._address[job]:
+            elif ":" in job.address:
                 self._found(now, job, rpc.read_getaddr(body))
             else:
                 self._found(now, job, rpc.read_getport(body))
         except rpc.RpcError:
             self.ignored += 1
 
-    def _awaited(self, job: int, slot: int, vip: int, peer: Peer) -> bool:
-        """Return whether this answers what the job asks now.
+    def _awaiting(self, number: int, slot: int, vip: int, peer: Peer) -> Job | None:
+        """Return the job that waits for this answer to its present question.
 
-        Or its SM_NOTIFY, while it looks for another port: some statds take seconds to answer.
+        Or to its SM_NOTIFY, while it looks for another port: some statds take seconds to answer.
         """
-        if job >= len(self._state) or not _FLIGHT <= self._state[job] <= _AGAIN:
-            return False
-        port = self._port[job] if slot >= _NAMES else rpc.PORTMAP_PORT
-        late = port and slot == _NAMES + self._step[job]
-        return bool(
-            (late or slot == self._slot(job))
-            and vip == self._vip[job]
-            and peer[1] == port
-            and _host_of(peer) == self._address[job]
-        )
+        if number >= len(self.jobs):
+            return None
+        job = self.jobs[number]
+        if not _FLIGHT <= job.state <= _AGAIN or vip != job.vip:
+            return None
+        asked = job.peer
+        if slot != job.slot:
+            if not job.port or slot != _NAMES + job.step:
+                return None
+            asked = _peer(job.address, job.port)
+        return job if peer == asked or _plain(peer) == _plain(asked) else None
 
-    def _refused(self, now: float, job: int, slot: int, status: int) -> None:
+    def _refused(self, now: float, job: Job, slot: int, status: int) -> None:
         """The program or the procedure is not there: an older rpcbind, or no statd behind it."""
-        if slot == _LOOKUP and status == rpc.PROG_MISMATCH and ":" in self._address[job]:
-            self._rpcbind3.add(job)
+        if slot == _LOOKUP and status == rpc.PROG_MISMATCH and ":" in job.address:
+            job.lookup = job.slot = _LOOKUP_V3
             self._advance(job)
         else:
             self._found(now, job, 0)
 
-    def _found(self, now: float, job: int, port: int) -> None:
+    def _found(self, now: float, job: Job, port: int) -> None:
         """Go on with the port, or leave a host that has no statd alone for a while."""
-        self._relookup.discard(job)
-        self._port[job] = port
+        job.port = port
+        job.ask()
         if port == 0:
-            self._level[job] = 0
+            job.level = 0
             self._landed(job)
             self._sleep(job, _PARKED, now + self._park_for)
             return
         # A port looked up again is no progress: go on backing off.
-        if self._level[job] < RELOOKUP:
-            self._level[job] = 0
+        if job.level < RELOOKUP:
+            job.level = 0
         self._advance(job)
 
-    def _acknowledged(self, job: int) -> None:
-        self._relookup.discard(job)
-        self._step[job] += 1
-        self._level[job] = 0
-        if self._step[job] < len(self.vips[self._vip[job]].names):
+    def _acknowledged(self, job: Job) -> None:
+        job.step += 1
+        job.level = 0
+        if job.step < len(self.vips[job.vip].names):
+            job.ask()
             self._advance(job)
             return
         self._landed(job)
-        self._state[job] = _DONE
+        job.state = _DONE
         self.finished.append(job)
 
-    def _advance(self, job: int) -> None:
+    def _advance(self, job: Job) -> None:
         self._landed(job)
-        self._state[job] = _NEW
+        job.state = _NEW
         self._urgent.append(job)
 
-    def _landed(self, job: int) -> None:
-        if self._state[job] == _FLIGHT:
+    def _landed(self, job: Job) -> None:
+        if job.state == _FLIGHT:
             self.in_flight -= 1
 
 
@@ -327,11 +345,12 @@ def _calls(vip: Vip, state: int) -> list[bytes]:
 
 
 def _peer(address: str, port: int) -> Peer:
+    if ":" not in address:
+        return (address, port)
     host, _, scope = address.partition("%")
-    return (host, port, 0, int(scope)) if scope else (host, port)
+    return (host, port, 0, int(scope or 0))
 
 
-def _host_of(peer: Peer) -> str:
-    """Return the address in our text form: the scope in peer[0] may be an interface's name."""
-    host = str(peer[0])
-    return f"{host.partition('%')[0]}%{peer[3]}" if "%" in host else host
+def _plain(peer: Peer) -> Peer:
+    """Return a socket address without the interface that recvfrom() names beside the scope."""
+    return (str(peer[0]).partition("%")[0], *peer[1:])

@@ -11,18 +11,21 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import repeat, starmap
 
 from .notify import PARK, WINDOW, Notifier, Peer, Vip
 from .resolver import Resolver, canonical
-from .roster import Roster
+from .roster import WAITING, Roster
 
 UNRESOLVED = "host name cannot be resolved"
 BUFFER = 8 << 20  # bytes; a window of 2048 answers needs about 2 MiB, kernel overhead included
 ROUNDS = 16  # of at most BATCH datagrams a pump: about 10 ms, then the caller has its turn
 BATCH = 64
+REPLY = 448  # bytes; an answer has 24 and up to 60 of results; CPython allocates more more slowly
 BLOCKED = 0.005  # seconds until a full socket or device queue is tried again
 _FULL = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
+_MULTICAST_OR_BROADCAST = frozenset(map(str, range(224, 256)))  # 240 and up are reserved
 _PORTS = range(1023, 511, -1)  # what bindresvport(3) calls reserved
 
 
@@ -36,7 +39,7 @@ class NotifySockets:
     def __init__(
         self,
         vips: Sequence[Vip],
-        clients: Iterable[str],
+        clients: Sequence[str],
         state: int,
         *,
         window: int = WINDOW,
@@ -62,17 +65,26 @@ class NotifySockets:
         except OSError:
             self.close()
             raise
-        for key in clients:
-            self._add(key)
+        self._clients = clients
+        self._taken = 0  # so many of them
 
-    def _add(self, key: str) -> None:
-        address = canonical(key)
-        if address is not None:
-            self._roster.add(key, filter(_unicast, [address]))
-            return
-        if self._resolver is None:
-            self._resolver = Resolver()
-        self._resolver.ask(key)
+    def _take_up(self, told: list[str]) -> int:
+        """Take up the next batch of clients; return their number. told: gets those told already.
+
+        Not all at once: the first are told meanwhile, and nobody waits for a long list.
+        """
+        batch = self._clients[self._taken : self._taken + BATCH]
+        self._taken += len(batch)
+        for key in batch:
+            address = canonical(key)
+            if address is not None:
+                if not self._roster.add(key, [address] if _unicast(address) else []):
+                    told.append(key)
+                continue
+            if self._resolver is None:
+                self._resolver = Resolver()
+            self._resolver.ask(key)
+        return len(batch)
 
     def filenos(self) -> list[int]:
         """Return the descriptors to be polled for reading."""
@@ -84,7 +96,7 @@ class NotifySockets:
         told = []
         if self._resolver:
             for key, addresses in self._resolver.answers(now):
-                if not self._roster.add(key, filter(_unicast, addresses)):
+                if not self._roster.add(key, list(filter(_unicast, addresses))):
                     told.append(key)
         self._blocked = self._more = False
         for _ in range(ROUNDS):
@@ -92,8 +104,9 @@ class NotifySockets:
             drained = [self._drain(now, vip) for vip in range(len(self._sockets))]
             self._more = not all(drained)
             if not self._more:
+                taken = self._take_up(told)
                 sent = self._notifier.send(now, self._transmit, BATCH)
-                if not sent or self._blocked:
+                if self._blocked or not (taken or sent):
                     break
         else:
             self._more = True
@@ -112,28 +125,36 @@ class NotifySockets:
 
     def _drain(self, now: float, vip: int) -> bool:
         """Take in up to a batch; return whether that was all."""
-        receive, recvfrom = self._notifier.receive, self._sockets[vip].recvfrom
-        for _ in range(BATCH):
-            try:
-                data, peer = recvfrom(2048)
-            except BlockingIOError:
-                return True
-            except OSError:  # ICMP, reported here in spite of all: the time-out deals with it
-                continue
-            receive(now, vip, data, peer)
-        return False
-
-    def _transmit(self, vip: int, datagram: bytes, peer: Peer) -> bool:
+        answers: list[tuple[bytes, Peer]] = []
+        empty = False
         try:
-            self._sockets[vip].sendto(datagram, peer)
-        except OSError as error:
-            if error.errno in _FULL:
-                self._blocked = True
-                return False
-            # No route, filtered, VIP gone: lost like any other datagram, and repeated in time.
-            name = errno.errorcode.get(error.errno or 0, "unknown")
-            self.errors[name] = self.errors.get(name, 0) + 1
-        return True
+            for answer in map(self._sockets[vip].recvfrom, repeat(REPLY, BATCH)):
+                answers.append(answer)
+        except BlockingIOError:
+            empty = True
+        except OSError:  # ICMP, reported here in spite of all: the time-out deals with it
+            pass
+        for data, peer in answers:
+            self._notifier.receive(now, vip, data, peer)
+        return empty
+
+    def _transmit(self, vip: int, datagrams: list[bytes], peers: list[Peer]) -> int:
+        """Send; return how many of them are on their way, all unless the socket is full."""
+        todo = zip(datagrams, peers)
+        taken = 0
+        while taken < len(datagrams):
+            try:
+                for _ in starmap(self._sockets[vip].sendto, todo):
+                    taken += 1
+            except OSError as error:
+                if error.errno in _FULL:
+                    self._blocked = True
+                    break
+                # No route, filtered, VIP gone: lost like any other datagram, and repeated in time.
+                taken += 1
+                name = errno.errorcode.get(error.errno or 0, "unknown")
+                self.errors[name] = self.errors.get(name, 0) + 1
+        return taken
 
     def progress(self) -> dict[str, int]:
         """Return numbers of clients: total, done, and each reason for not being done.
@@ -149,7 +170,11 @@ class NotifySockets:
     def outstanding(self) -> dict[str, str]:
         """Return {client: reason} of those not told yet; the reasons are in roster.py."""
         unresolved = self._resolver.unresolved() if self._resolver else ()
-        return {**self._roster.outstanding(), **dict.fromkeys(unresolved, UNRESOLVED)}
+        return {
+            **self._roster.outstanding(),
+            **dict.fromkeys(unresolved, UNRESOLVED),
+            **dict.fromkeys(self._clients[self._taken :], WAITING),
+        }
 
     def statistics(self) -> dict[str, int]:
         """Return datagrams sent and ignored, and errors of sendto by name."""
@@ -167,7 +192,7 @@ def _unicast(address: str) -> bool:
     """Return False for what reaches more than one host."""
     if ":" in address:
         return not address.startswith("ff")
-    return int(address.partition(".")[0]) < 224
+    return address.partition(".")[0] not in _MULTICAST_OR_BROADCAST
 
 
 def _vip_address(text: str) -> str:

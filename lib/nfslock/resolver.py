@@ -88,7 +88,8 @@ def canonical(text: str) -> str | None:
     cannot be resolved and is named so.
     """
     try:
-        return socket.inet_ntop(socket.AF_INET, socket.inet_pton(socket.AF_INET, text))
+        socket.inet_pton(socket.AF_INET, text)
+        return text  # it takes four numbers without leading zeros only: there is no other text
     except (OSError, ValueError):
         pass
     host, percent, scope = text.partition("%")

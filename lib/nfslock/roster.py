@@ -9,9 +9,9 @@ say through which VIP it holds its locks. An address is told once, however many 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from .notify import Notifier
+from .notify import Job, Notifier
 
 WAITING = "waiting"
 UNANSWERED = "unanswered"  # asked, and no answer within the time-out
@@ -30,67 +30,79 @@ class Roster:
         self._vips: dict[bool, list[int]] = {False: [], True: []}
         for number, vip in enumerate(notifier.vips):
             self._vips[_ipv6(vip.address)].append(number)
-        self._first_job: dict[str, int] = {}  # by address; one job for each VIP of the family
-        self._keys: list[list[str]] = []  # by job
-        self._left: dict[str, int] = {}  # by key, jobs not yet done; 0 where none can be made
+        self._jobs: dict[str, list[Job]] = {}  # by address; one for each VIP of the family
+        self._left: dict[str, int] = {}  # jobs not yet done, of keys with several
+        self._unreachable: list[str] = []
 
-    def add(self, key: str, addresses: Iterable[str]) -> bool:
+    def add(self, key: str, addresses: Sequence[str]) -> bool:
         """Take up a client with all its addresses; return False if it is told already.
 
         A second address of one family is asked only where the first does not answer.
         """
-        mine = list(addresses)
-        jobs: list[int] = []
-        for ipv6, vips in self._vips.items():
-            family = [address for address in mine if _ipv6(address) == ipv6]
-            if vips and family:
-                first = self._job_for(family, vips)
-                jobs += range(first, first + len(vips))
-        waits = [job for job in jobs if not self._notifier.is_done(job)]
-        if jobs and not waits:
+        if len(addresses) == 1:
+            jobs = self._jobs_for(addresses)
+        else:
+            jobs = [job for family in _by_family(addresses) for job in self._jobs_for(family)]
+        left = 0
+        for job in jobs:
+            if not job.is_done:
+                job.keys += (key,)
+                left += 1
+        if not jobs:
+            self._unreachable.append(key)
+        elif not left:
             self.done += 1
             return False
-        self._left[key] = len(waits)
-        for job in waits:
-            self._keys[job].append(key)
+        elif left > 1:
+            self._left[key] = left
         return True
 
-    def _job_for(self, addresses: Sequence[str], vips: Iterable[int]) -> int:
+    def _jobs_for(self, addresses: Sequence[str]) -> list[Job]:
+        """Return the jobs that tell a client at these addresses of one family."""
         for address in addresses:
-            if address in self._first_job:
-                return self._first_job[address]
-        first = self._first_job[addresses[0]] = len(self._keys)
-        for vip in vips:
-            self._notifier.add(vip, addresses)
-            self._keys.append([])
-        return first
+            if address in self._jobs:
+                return self._jobs[address]
+        vips = self._vips[_ipv6(addresses[0])]
+        jobs = self._jobs[addresses[0]] = [self._notifier.add(vip, addresses) for vip in vips]
+        return jobs
 
     def collect(self) -> list[str]:
         """Return the keys of clients told completely since the last call."""
         told = []
         for job in self._notifier.finished:
-            for key in self._keys[job]:
-                self._left[key] -= 1
-                if not self._left[key]:
+            for key in job.keys:
+                if key in self._left:
+                    self._left[key] -= 1
+                    if self._left[key]:
+                        continue
                     del self._left[key]
-                    told.append(key)
-            self._keys[job] = []
+                told.append(key)
+            job.keys = ()
         self._notifier.finished.clear()
         self.done += len(told)
         return told
 
     def outstanding(self) -> dict[str, str]:
         """Return {key: reason} of all clients not told yet. Looks at every job: not for a loop."""
-        reasons = {key: WAITING if left else UNREACHABLE for key, left in self._left.items()}
-        for job, keys in enumerate(self._keys):
-            for key in keys:
-                reasons[key] = min(reasons[key], self._reason(job), key=_WORST_FIRST.index)
+        reasons = dict.fromkeys(self._unreachable, UNREACHABLE)
+        for job in self._notifier.jobs:
+            for key in job.keys:
+                known = reasons.get(key, WAITING)
+                reasons[key] = min(known, _reason(job), key=_WORST_FIRST.index)
         return reasons
 
-    def _reason(self, job: int) -> str:
-        if self._notifier.is_unregistered(job):
-            return UNREGISTERED
-        return UNANSWERED if self._notifier.is_unanswered(job) else WAITING
+
+def _reason(job: Job) -> str:
+    if job.is_unregistered:
+        return UNREGISTERED
+    return UNANSWERED if job.is_unanswered else WAITING
+
+
+def _by_family(addresses: Sequence[str]) -> list[list[str]]:
+    found: dict[bool, list[str]] = {}
+    for address in addresses:
+        found.setdefault(_ipv6(address), []).append(address)
+    return list(found.values())
 
 
 def _ipv6(address: str) -> bool:

@@ -122,7 +122,7 @@ def decode_reply(data: bytes) -> tuple[int, int, bytes]:
     Raises RpcDenied for a refused call, RpcError for anything that is no reply.
     """
     if data[4:24] == _PLAIN_SUCCESS:  # as nearly all are: ten thousand of them count
-        return int.from_bytes(data[:4], "big"), SUCCESS, data[24:]
+        return _u32.unpack_from(data)[0], SUCCESS, data[24:]
     try:
         xid, kind, stat = _reply_head.unpack_from(data)
     except struct.error:

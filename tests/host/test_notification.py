@@ -86,7 +86,8 @@ def test_status_says_where_the_time_went(moved: Cluster) -> None:
     killed = service.told(b)["pid"]
     b.find("propagate locks")[0].kill()
     wait_until(lambda: service.told(b)["pid"] != killed, "another propagator")
-    assert service.status(b)["waited_ms"].items() >= found["waited_ms"].items()
+    again = service.status(b)["waited_ms"]  # the new one waits some moments, too
+    assert all(again.get(reason, -1) >= ms for reason, ms in found["waited_ms"].items())
 
 
 def test_a_registered_lockd_that_does_not_answer_is_not_there(moved: Cluster) -> None:

@@ -88,7 +88,14 @@ class Network:
         for key in keys:
             self.roster.add(key, [key])
 
-    def transmit(self, vip: int, data: bytes, peer: Peer) -> bool:
+    def transmit(self, vip: int, datagrams: list[bytes], peers: list[Peer]) -> int:
+        """Take what there is room for."""
+        for taken, (data, peer) in enumerate(zip(datagrams, peers)):
+            if not self.carry(vip, data, peer):
+                return taken
+        return len(datagrams)
+
+    def carry(self, vip: int, data: bytes, peer: Peer) -> bool:
         address, port = str(peer[0]), peer[1]
         assert isinstance(port, int)
         assert (":" in address) == (":" in self.vips[vip].address)
@@ -220,6 +227,20 @@ def test_a_timer_of_an_answered_question_is_dead() -> None:
     net.run(4)
     # Without that answer there would have been a repetition at 3.75.
     assert [t for t, _, port in net.log if port == 662] == [2.1, 2.35, 2.85, 3.85]
+
+
+def test_an_answer_that_overtakes_the_repetition_is_one_datagram() -> None:
+    client = Client(alive=False)
+    net = Network({"10.9.0.1": client, "10.9.0.2": Client()}, window=1)
+    net.add("10.9.0.1")
+    net.notifier.send(net.now, net.transmit)
+    net.now += notify.RTO
+    net.add("10.9.0.2")
+    assert net.notifier.send(net.now, net.transmit) == 1  # to the other: this one waits its turn
+    net.receive(0, rpc.encode_reply(0xFFFFFF00, rpc.xdr_uint(662)), ("10.9.0.1", 111))
+    net.notifier.window = 10
+    net.now += notify.RTO
+    assert net.notifier.send(net.now, net.transmit) == 2
 
 
 def test_looking_up_a_port_again_is_no_progress() -> None:
@@ -377,15 +398,20 @@ def test_ipv6_and_an_rpcbind_without_version_4() -> None:
 
 def test_scopes() -> None:
     sent: list[Peer] = []
+
+    def transmit(_vip: int, datagrams: list[bytes], peers: list[Peer]) -> int:
+        sent.extend(peers)
+        return len(peers)
+
     notifier = Notifier([V6], STATE, salt=0)
     notifier.add(0, ["fe80::1%3"])
-    assert notifier.send(0, lambda vip, data, peer: not sent.append(peer)) == 1
+    assert notifier.send(0, transmit) == 1
     assert sent == [("fe80::1", 111, 0, 3)]
     answer = rpc.encode_reply(0, rpc.xdr_string("::.2.150"))
     notifier.receive(0, 0, answer, ("fe80::1%eth1", 111, 0, 4))
     assert notifier.ignored == 1
     notifier.receive(0, 0, answer, ("fe80::1%eth0", 111, 0, 3))
-    notifier.send(0, lambda vip, data, peer: not sent.append(peer))
+    notifier.send(0, transmit)
     assert sent[1:] == [("fe80::1", 662, 0, 3)]
 
 

@@ -27,7 +27,8 @@ HARMLESS = re.compile(
     r"Failed to read /var/lib/nfs/state: Success|rpc.statd already|"
     r"Failed to find module 'autofs4'|nfslock-callout|cannot unmonitor|"
     r"server .* not responding|server .* OK|"
-    r"Failed to (stat|open) /var/lib/nfs|lockd: cannot monitor"
+    r"Failed to (stat|open) /var/lib/nfs|lockd: cannot monitor|"
+    r"Error in connection setup .*Broken pipe"  # a Pacemaker tool that has its answer
 )
 
 

@@ -12,7 +12,8 @@ import json
 import socket
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from . import kernel
+from . import grace, kernel
+from ._vendor import ocf
 from .errors import Error
 from .holding import Holding
 from .notify import Vip
@@ -72,6 +73,8 @@ class Announcement:
         #: until the last client on the list had answered.
         self.waited: dict[str, float] = {}
         self.told_after: float | None = None
+        #: The grace period was over before the first client could be told.
+        self.late = False
         self.sender: NotifySockets | None = None
         self._present = False
         self._wake = wake
@@ -176,6 +179,7 @@ class Announcement:
             self._probe = None
             if not self.waiting_for:
                 self.ready_since = now
+                self._look_at_grace()
                 return 0.0
             self._next_probe = now + _PROBE_PAUSE
         if self._probe is None:
@@ -184,6 +188,15 @@ class Announcement:
             self._probe = self._pool.submit(missing, self.system, self.config.ip, self._device)
             self._probe.add_done_callback(lambda _: self._wake())
         return None
+
+    def _look_at_grace(self) -> None:
+        """Clients that are told too late reclaim in vain, and only their kernel's log says so."""
+        self.late = bool(self.pending) and grace.missed(self.system, self.began)
+        if self.late:
+            ocf.logger.error(
+                "lockd's grace period was over before %d clients could be told to reclaim: they "
+                "lose their locks; make it longer than the group's start takes (sysctl "
+                "fs.nfs.nlm_grace_period)", len(self.pending))
 
     def _open(self) -> NotifySockets:
         state = self.holding.read_state()
@@ -215,6 +228,7 @@ class Announcement:
         return {
             "notify_total": self.total,
             "notify_left": len(self.pending),
+            "notify_late": "yes" if self.late else "no",
             "notify_began": f"{self.began:.3f}",
             "notify_deadline": f"{self.began + self.config.notify_timeout:.3f}",
             "waiting_for": self.waiting_for if self.ready_since is None else "",

@@ -184,14 +184,25 @@ def remaining(system: System) -> dict[str, int]:
                          f"{system.proc}/fs/lockd/nlm_end_grace")}
     left = {}
     for name, (length, path) in lengths.items():
-        try:
-            ended = system.read(path).strip() == b"Y"
-        except (OSError, ValueError):
-            continue
         born = _thread_born(system, name)
-        if not ended and born is not None:
+        if _ended(system, path) is False and born is not None:
             left[name] = max(0, round(born + length - system.monotonic()))
     return left
+
+
+def missed(system: System, since: float) -> bool:
+    """Whether a lockd that has started after `since` (monotonic s) is out of grace already."""
+    born = _thread_born(system, "lockd")
+    return (born is not None and born > since
+            and _ended(system, f"{system.proc}/fs/lockd/nlm_end_grace") is True)
+
+
+def _ended(system: System, path: str) -> bool | None:
+    """Whether a server is out of grace; None where the kernel does not say."""
+    try:
+        return system.read(path).strip() == b"Y"
+    except (OSError, ValueError):
+        return None
 
 
 def _thread_born(system: System, name: str) -> float | None:

@@ -132,6 +132,10 @@ def _check_callouts(runtime: Runtime, status: Mapping[str, str]) -> None:
 
 def _check_notification(system: System, status: Mapping[str, str]) -> None:
     left, total = status.get("notify_left", "0"), status.get("notify_total", "0")
+    if status.get("notify_late") == "yes":
+        raise errors.Degraded(
+            f"lockd's grace period was over before {total} clients could be told to reclaim: they "
+            "have lost their locks; make it longer (sysctl fs.nfs.nlm_grace_period)")
     if left == "0" or system.monotonic() < float(status.get("notify_deadline", 0)):
         return
     if status.get("phase") == "waiting":

@@ -120,17 +120,34 @@ def test_nothing_is_claimed_where_nfsd_is_not_loaded(tmp_path: Path) -> None:
     grace.check(empty)
 
 
+def thread(root: Path, pid: int, name: str, age: float) -> None:
+    """A kernel thread that was born `age` seconds ago."""
+    (root / f"proc/{pid}").mkdir()
+    (root / f"proc/{pid}/comm").write_text(f"{name}\n")
+    (root / f"proc/{pid}/cmdline").write_text("")
+    start = int((System().monotonic() - age) * 100)
+    (root / f"proc/{pid}/stat").write_text(f"{pid} ({name}) S " + "0 " * 18 + f"{start} 0\n")
+
+
 def test_the_remaining_grace_counts_from_the_servers_start(node: System) -> None:
-    root, born = Path(node.root), int(node.monotonic() * 100)
-    for pid, (name, age) in {"7": ("lockd", 20), "8": ("nfsd", 20), "9": ("nfsd", 1)}.items():
-        (root / "proc" / pid).mkdir()
-        (root / f"proc/{pid}/comm").write_text(f"{name}\n")
-        (root / f"proc/{pid}/cmdline").write_text("")
-        start = born - 100 * age
-        (root / f"proc/{pid}/stat").write_text(
-            f"{pid} ({name}) S " + "0 " * 18 + f"{start} 0\n")
+    root = Path(node.root)
+    for pid, (name, age) in enumerate([("lockd", 20), ("nfsd", 20), ("nfsd", 1)], 7):
+        thread(root, pid, name, age)
     put(root, v4_end_grace="N", nlm_end_grace="N")
     left = grace.remaining(node)
     assert abs(left["nfsd"] - 70) <= 1 and abs(left["lockd"] - 30) <= 1
     put(root, v4_end_grace="N", nlm_end_grace="Y")
     assert set(grace.remaining(node)) == {"nfsd"}
+
+
+@pytest.mark.parametrize(("age", "ended", "missed"), [
+    (20, "Y", True), (20, "N", False), (60, "Y", False),
+])  # fmt: skip
+def test_a_grace_period_that_was_over_too_early(
+    node: System, age: float, ended: str, missed: bool
+) -> None:
+    """A lockd that stood before the takeover began has nothing to do with it."""
+    root = Path(node.root)
+    thread(root, 7, "lockd", age)
+    put(root, nlm_end_grace=ended)
+    assert grace.missed(node, node.monotonic() - 40) is missed

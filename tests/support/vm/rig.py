@@ -83,7 +83,10 @@ class Rig:
         It is kept in the cache under a hash of the image, of what this package makes of it and of
         `inputs`; `make` brings it about when there is none.
         """
-        digest = hashlib.sha256("\0".join([str(self.image.folder.name), *inputs]).encode())
+        # Two builds of one image from the same inputs differ, and an overlay fits its own only.
+        build = (self.image.folder / "root.ext4").stat().st_mtime_ns
+        digest = hashlib.sha256(
+            "\0".join([self.image.folder.name, str(build), *inputs]).encode())
         for module in ("layout", "machine", "rig"):
             digest.update((Path(__file__).parent / f"{module}.py").read_bytes())
         folder = CACHE / "states" / f"{self.suite}-{name}-{digest.hexdigest()[:12]}"

@@ -7,6 +7,7 @@ them stand still: TCP connections, locks and cluster membership go on after a re
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -90,15 +91,16 @@ class Rig:
         for module in ("layout", "machine", "rig"):
             digest.update((Path(__file__).parent / f"{module}.py").read_bytes())
         folder = CACHE / "states" / f"{self.suite}-{name}-{digest.hexdigest()[:12]}"
-        if not (folder / "complete").exists():
-            for old in folder.parent.glob(f"{self.suite}-{name}-*"):
-                shutil.rmtree(old, ignore_errors=True)
-            make()
-            work = folder.with_name(f"{folder.name}.{os.getpid()}")
-            self._save(work)
-            if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(folder.parent / f"{self.suite}-{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be making it: wait for that
+            if not (folder / "complete").exists():
+                for old in folder.parent.glob(f"{self.suite}-{name}-*"):
+                    shutil.rmtree(old, ignore_errors=True)
+                make()
+                work = folder.with_name(f"{folder.name}.new")
+                self._save(work)
                 work.rename(folder)
-            shutil.rmtree(work, ignore_errors=True)
         self._restore(folder)
 
     def has(self, state: str) -> bool:

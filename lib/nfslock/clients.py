@@ -25,14 +25,23 @@ def mounts(system: System) -> list[Mount]:
 
 
 def uses_lockd(mount: Mount) -> bool:
-    """Whether locks through this mount go to the server by NLM (nfs(5): nolock, local_lock)."""
+    """Whether the mount keeps lockd running, for locks that go to the server by NLM.
+
+    Not with nolock, which mountinfo shows as local_lock=all. With local_lock=posix or flock the
+    other kind of locks still goes there (nfs(5); fs/nfs/client.c, nfs_start_lockd).
+    """
     return mount.option("vers")[:1] in ("2", "3") and not (
         {"nolock", "local_lock=all"} & set(mount.options))
 
 
+def through_lockd(system: System) -> list[Mount]:
+    """The mounts of this node that keep lockd running."""
+    return [mount for mount in mounts(system) if uses_lockd(mount)]
+
+
 def own_locks(system: System) -> int:
     """How many locks this node holds, or waits for, on other NFS servers through lockd."""
-    return len(holders.locks(system, {m.device for m in mounts(system) if uses_lockd(m)}))
+    return len(holders.locks(system, {m.device for m in through_lockd(system)}))
 
 
 def complaints(system: System, addresses: Collection[str]) -> list[str]:

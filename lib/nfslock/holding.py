@@ -18,7 +18,7 @@ import errno
 import os
 import stat
 
-from . import nsm
+from . import holders, nsm
 from .errors import ConfigError, Error, Fenced, NodeError
 from .owner import Owner, decode_owner
 from .system import TEMPORARY, System
@@ -75,11 +75,7 @@ def examine_place(system: System, path: str, statd_dir: str) -> bool:
 def _filesystem_type(system: System, device: int) -> str:
     """The type of the mounted filesystem with this device number ("" when it is not listed)."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in system.read(f"{system.proc}/self/mountinfo", 1 << 22).decode().splitlines():
-        fields = line.split(" ")
-        if fields[2] == wanted:
-            return fields[fields.index("-") + 1]
-    return ""
+    return next((m.kind for m in holders.mounts(system) if m.device == wanted), "")
 
 
 class Holding:

@@ -11,7 +11,7 @@ import os
 import random
 import socket
 
-from . import rpc
+from . import kernel_tables, rpc
 from .params import address_family
 from .system import System
 
@@ -101,20 +101,13 @@ def exported(system: System, device: int) -> list[str]:
         return []
     paths = {line.partition("\t")[0] for line in text.splitlines() if "\t" in line}
     found = []
-    for path in sorted(_unescape(path) for path in paths):
+    for path in sorted(kernel_tables.unescape(path) for path in paths):
         try:
             if os.stat(system.path(path)).st_dev == device:
                 found.append(path)
         except OSError:
             continue
     return found
-
-
-def _unescape(path: str) -> str:
-    """exportfs writes blanks and the like as a backslash and three octal digits."""
-    first, *rest = path.split("\\")
-    return first + "".join(
-        chr(int(part[:3], 8)) + part[3:] if part[:3].isdigit() else "\\" + part for part in rest)
 
 
 def serving(system: System) -> bool | None:

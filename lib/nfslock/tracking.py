@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from . import nfsconf
+from . import holders, nfsconf
 from .errors import ConfigError, MissingError
 from .system import System
 from .tracking_directory import Directory
@@ -162,11 +162,9 @@ def in_use(system: System) -> str | None:
     try:
         if int(system.read(f"{system.proc}/fs/nfsd/threads").split()[0]) < 1:
             return None
-        mounts = system.read(f"{system.proc}/self/mountinfo", 1 << 22).decode().splitlines()
     except (OSError, ValueError, IndexError):
         return None
-    for line in mounts:
-        fields = line.split(" ")
-        if fields[fields.index("-") + 1] == "rpc_pipefs":
-            return "nfsdcld" if system.identity(f"{fields[4]}/nfsd/cld") else "legacy"
+    for mount in holders.mounts(system):
+        if mount.kind == "rpc_pipefs":
+            return "nfsdcld" if system.identity(f"{mount.point}/nfsd/cld") else "legacy"
     return None

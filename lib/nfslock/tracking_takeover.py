@@ -8,7 +8,7 @@ the nfsd under which this very service has been running without a stop.
 
 from __future__ import annotations
 
-from . import grace, kernel, recovery, scope, tracking, tracking_direct
+from . import clients, grace, kernel, recovery, scope, tracking, tracking_direct
 from ._vendor import ocf
 from .errors import ConfigError, NodeError
 from .holding import Holding
@@ -155,11 +155,11 @@ class Takeover:
         itself is one. nfsd's own grace period covers NLM, too (fs/nfs_common/grace.c), but with
         nfsdcld nfsd skips it when nobody may reclaim, and ends it early when all have.
         """
-        found = mounts(self.system) if store.kind == "nfsdcld" else []
+        found = clients.through_lockd(self.system) if store.kind == "nfsdcld" else []
         if found:
             ocf.logger.warning(
                 "%s is mounted over NFSv3 on this server: lockd keeps running, so NFSv4's whole "
-                "grace period is used for NFSv3 clients, too", found[0])
+                "grace period is used for NFSv3 clients, too", found[0].point)
         return bool(found)
 
     def start_nfsd(self) -> None:
@@ -169,17 +169,6 @@ class Takeover:
                 "unshare", "--uts", "/bin/sh", "-c",
                 'echo "$0" > /proc/sys/kernel/hostname && exec rpc.nfsd "$1"',
                 self.scope(), str(self._threads))
-
-
-def mounts(system: System) -> list[str]:
-    """Where this node has mounted NFS version 2 or 3 from a server, so that it runs lockd."""
-    found = []
-    for line in system.read(f"{system.proc}/self/mountinfo", 1 << 22).decode().splitlines():
-        fields = line.split(" ")
-        kind, options = fields[fields.index("-") + 1], set(fields[-1].split(","))
-        if kind == "nfs" and not options & {"nolock", "local_lock=all", "local_lock=posix"}:
-            found.append(fields[4])
-    return found
 
 
 def leave(system: System, holding_dir: str) -> None:

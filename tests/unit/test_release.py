@@ -225,6 +225,7 @@ NFS = "40 22 0:50 / /mnt/{0} rw - nfs{1} nas:/x rw,{2},addr={3}\n"
 @pytest.mark.parametrize(("kind", "options", "address", "words"), [
     ("", "vers=3,local_lock=none", "10.0.0.9", "NFSv3 mount of nas:/x (2 locks)"),
     ("", "vers=3,nolock,local_lock=all", "10.0.0.9", ""),
+    ("", "vers=3,local_lock=posix", "10.0.0.9", "NFSv3 mount of nas:/x (2 locks)"),
     ("4", "vers=4.2", "10.0.0.9", ""), ("4", "vers=4.2", "192.0.2.10", "own address 192.0.2.10"),
     ("", "vers=3,nolock", "192.0.2.10", "own address 192.0.2.10"),
     ("4", "vers=4.2", "2001:db8:0::10", "own address 2001:db8:0::10")])

@@ -7,7 +7,9 @@ Root is required and missing commands are errors: nothing here skips.
 from __future__ import annotations
 
 import compileall
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Callable
 
 import pytest
@@ -23,6 +25,15 @@ def world() -> Iterator[World]:
     world = World()
     yield world
     world.end()
+
+
+@pytest.fixture(scope="session")
+def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """statd's callout in its C form."""
+    program = tmp_path_factory.mktemp("callout") / "nfslock-callout"
+    source = CHECKOUT / "lib/nfslock/callout.c"
+    subprocess.run(["cc", "-std=gnu11", "-O2", "-static", "-o", program, source], check=True)
+    return program
 
 
 @pytest.fixture

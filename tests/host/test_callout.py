@@ -27,15 +27,6 @@ CALLOUT = "/usr/sbin/nfslock-callout"
 CLIENTS = [f"192.0.2.{number}" for number in range(120, 140)]
 
 
-@pytest.fixture(scope="session")
-def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The C form."""
-    program = tmp_path_factory.mktemp("callout") / "nfslock-callout"
-    source = CHECKOUT / "lib/nfslock/callout.c"
-    subprocess.run(["cc", "-std=gnu11", "-O2", "-static", "-o", program, source], check=True)
-    return program
-
-
 Up = Callable[..., Cluster]
 
 

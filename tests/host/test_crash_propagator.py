@@ -19,22 +19,12 @@ import pytest
 from tests.host import crash
 from tests.host.crash import KILL, Point, Snapshot
 from tests.support.hosts import Node
-from tests.support.machine import CHECKOUT
 from tests.support.service import HOLDING, MOUNT_POINT, OK, Cluster, ip_of
 from tests.support.wait import PATIENCE, wait_until
 
 STATUS = "/run/nfslock/locks/status"
 CALLOUT = "/usr/sbin/nfslock-callout"
 OLD, NEW = "192.0.2.101", "192.0.2.102"
-@pytest.fixture(scope="session")
-def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The C form of the callout."""
-    program = tmp_path_factory.mktemp("callout") / "nfslock-callout"
-    source = CHECKOUT / "lib/nfslock/callout.c"
-    subprocess.run(["cc", "-std=gnu11", "-O2", "-static", "-o", program, source], check=True)
-    return program
-
-
 def use_callout(node: Node, binary: Path) -> None:
     """Let the next statd on the node run the callout."""
     shutil.copy(binary, node.path(CALLOUT))
@@ -182,10 +172,14 @@ def test_control_without_the_callout_the_power_cut_loses_the_client(pair: Cluste
     assert NEW not in service.records(b)
 
 
-def test_a_propagator_killed_while_it_comes_back(
-    pair: Cluster, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("fault", crash.FAULTS)
+def test_a_propagator_struck_while_it_comes_back(
+    pair: Cluster, fault: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Again and again at the same call, with records that appeared while there was none."""
+    """Again and again at the same call, with records that appeared while there was none.
+
+    The other node has everybody at the end; with an error the propagator may go on or start anew.
+    """
     service, a, b = pair.service, pair.a, pair.b
     service.mount(a)
     service.start(a)
@@ -212,10 +206,10 @@ def test_a_propagator_killed_while_it_comes_back(
     wait_until(lambda: service.phase(a) == "waiting", "the first sweep done")
     attached.detach()
     every = crash.traced(a, True)
-    for number, point in enumerate(crash.sample(every, 0)):
+    for number, point in enumerate(crash.sample(every, crash.FAULTS.index(fault))):
         clients.add(client := f"192.0.2.{110 + number}")
-        attached = come_back(*point.strace(KILL))
-        wait_until(lambda: crash.struck(a) or client in service.records(a), "killed, or done")
+        attached = come_back(*point.strace(fault))
+        wait_until(lambda: crash.struck(a) or client in service.records(a), "struck, or done")
         attached.detach()
         if crash.struck(a):
             struck.append(point)
@@ -227,7 +221,7 @@ def test_a_propagator_killed_while_it_comes_back(
     service.start(b)
     assert service.pending(b) == service.records(b).keys() == clients
     with capsys.disabled():
-        print(crash.report("coming back", KILL, struck, every), end=" ")
+        print(crash.report("coming back", fault, struck, every), end=" ")
 
 
 @pytest.mark.parametrize("fault", crash.FAULTS)

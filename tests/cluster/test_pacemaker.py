@@ -67,13 +67,16 @@ def test_frozen(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     record.finish(trial, trial.verdict())
 
 
-@pytest.mark.scenario("active node frozen, fenced from its disk, thawed later", driver="Pacemaker")
+@pytest.mark.scenario("active node frozen, cut off, thawed", driver="Pacemaker")
 @guarded
 def test_thawed_after_the_takeover(rig: Rig, record: Record, protocol: str, kind: str) -> None:
-    """Fenced from the disk alone: the old owner comes back to life with the service's address."""
+    """Fencing that leaves the power on: the old owner comes back to life and has the address.
+
+    Cut off from the disk alone it answered dozens of waiting ARP requests before it noticed.
+    """
     trial = steady(rig, protocol, kind)
     old = trial.active
-    rig.storage_fencing = True
+    rig.fabric_fencing = True
     trial.allowed = [f"{old.name}: ", "might be active on 2 nodes"]
     trial.fault()
     old.freeze()

@@ -51,8 +51,9 @@ class Rig:
             for role in ROLES
         }  # fmt: skip
         self.unfenceable: set[str] = set()
-        #: Fence a machine from the shared disk and leave it its power, as SCSI reservations do.
-        self.storage_fencing = False
+        #: Fence a machine from the shared disk and the clients' network and leave it its power, as
+        #: SCSI reservations and a managed switch do.
+        self.fabric_fencing = False
         self.fenced: list[str] = []
         self._fencing = threading.Lock()
         for machine in self.machines.values():
@@ -97,6 +98,7 @@ class Rig:
             if not (folder / "complete").exists():
                 for old in folder.parent.glob(f"{self.suite}-{name}-*"):
                     shutil.rmtree(old, ignore_errors=True)
+                self.crash_all()
                 make()
                 work = folder.with_name(f"{folder.name}.new")
                 self._save(work)
@@ -141,7 +143,7 @@ class Rig:
         self.crash_all()
         self.switch.forget()
         self.unfenceable.clear()
-        self.storage_fencing = False
+        self.fabric_fencing = False
         self.fenced.clear()
         copy(folder / "shared.raw", self.shared)
         saved = []
@@ -180,8 +182,9 @@ class Rig:
         with self._fencing:
             if name in self.unfenceable:
                 return "error refused"
-            if self.storage_fencing:
+            if self.fabric_fencing:
                 machine.lose_disk()
+                machine.cut("data")
             else:
                 machine.crash()
             self.fenced.append(name)

@@ -31,6 +31,7 @@ def recover(trial: Trial) -> None:
     """The active node was just started: every lock comes back, nobody else gets one."""
     trial.wait_held()
     trial.wait_io()
+    trial.wait_reclaimed()
     trial.local_rival()
     trial.end_grace()
     trial.wait_rivals("denied")

@@ -24,7 +24,7 @@ SM = "/var/lib/nfs/sm"
 ETAB = "/var/lib/nfs/etab"
 _STANDIN = str(CHECKOUT / "tests/support/standin.py")
 _LOCKD_LOG = "/var/log/lockd-heard"
-_CALLOUT_LOG = "/var/lib/nfs/callouts"
+_CALLOUT_LOG = "/tmp/callouts"
 _CALLOUT = f"""#!/bin/sh
 echo "$(date +%s.%N) $1 $2 $3 $4" >> {_CALLOUT_LOG}
 """

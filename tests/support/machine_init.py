@@ -57,7 +57,11 @@ def enter(root: str) -> None:
 
 
 def furnish(hosts: str) -> None:
-    """Write the files that a freshly installed node has; the empty state file is Debian's."""
+    """Write the files that a freshly installed node has, with the owners that Debian gives them.
+
+    /var/lib/nfs itself is root's (nfs-common.postinst; CVE-2019-3689), and so is what nfsdcld needs
+    below it: that daemon has no capabilities. The empty state file is Debian's, too.
+    """
     statd = pwd.getpwnam("statd")
     for path, text in {
         "/etc/hosts": hosts,
@@ -74,7 +78,6 @@ def furnish(hosts: str) -> None:
             file.write(text)
     os.makedirs("/run/rpcbind", exist_ok=True)
     os.chmod("/var/lib/nfs", 0o755)
-    os.chown("/var/lib/nfs", statd.pw_uid, statd.pw_gid)
     os.chown("/var/lib/nfs/state", statd.pw_uid, statd.pw_gid)
     for name in ("sm", "sm.bak"):
         os.mkdir(f"/var/lib/nfs/{name}", 0o700)

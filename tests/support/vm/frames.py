@@ -62,6 +62,18 @@ class Reclaim(NamedTuple):
     granted_at: float
 
 
+class Opened(NamedTuple):
+    """An NFSv4 OPEN that the server agreed to, and the delegation that came with it.
+
+    claim: CLAIMS, or "?"; delegation: "none", "read" or "write".
+    """
+
+    at: float
+    source: str
+    claim: str
+    delegation: str
+
+
 def announcements(frames: list[Frame], address: str) -> list[Announcement]:
     """ARP packets (requests and replies) whose sender claims `address` (RFC 826)."""
     wanted = bytes(int(part) for part in address.split("."))
@@ -165,29 +177,86 @@ def _nlm_reclaim(call: Call) -> bool:
     return bool(reclaim)
 
 
-def _v4_reclaim(body: bytes) -> str:
-    """The reclaiming operation of a COMPOUND, or nothing."""
+#: NFSv4 operations (RFC 8881 16.2.1), and what an OPEN may claim (18.16.1, open_claim_type4).
+_LOCK, _OPEN, _PUTFH, _SEQUENCE, _RECLAIM_COMPLETE = 12, 18, 22, 53, 58
+CLAIMS = {0: "null", 1: "previous", 4: "fh"}
+
+
+def _v4_operation(body: bytes) -> tuple[int, int]:
+    """The first operation of a COMPOUND that is not SEQUENCE or PUTFH, and where its words begin.
+
+    0 for one without.
+    """
     _, offset = _opaque(body, 0)
     (count,) = struct.unpack_from(">I", body, offset + 4)
     offset += 8
     for _ in range(count):
         (operation,) = struct.unpack_from(">I", body, offset)
         offset += 4
-        if operation == 53:  # SEQUENCE
+        if operation == _SEQUENCE:
             offset += 32
-        elif operation == 22:  # PUTFH
+        elif operation == _PUTFH:
             _, offset = _opaque(body, offset)
-        elif operation == 58:
-            return "RECLAIM_COMPLETE"
-        elif operation == 12:
-            return "LOCK" if struct.unpack_from(">II", body, offset)[1] else ""
-        elif operation == 18:  # OPEN: CLAIM_PREVIOUS is 1
-            _, offset = _opaque(body, offset + 20)
-            kind, claim = struct.unpack_from(">II", body, offset)
-            return "OPEN" if (kind, claim) == (0, 1) else ""
         else:
-            return ""
-    return ""
+            return operation, offset
+    return 0, offset
+
+
+def _v4_claim(body: bytes, offset: int) -> int:
+    """What an OPEN claims (open_claim_type4); -1 when it may create the file."""
+    _, offset = _opaque(body, offset + 20)  # seqid, access, deny, client id
+    create, claim = struct.unpack_from(">II", body, offset)
+    return -1 if create else claim
+
+
+def _v4_reclaim(body: bytes) -> str:
+    """The reclaiming operation of a COMPOUND, or nothing."""
+    operation, offset = _v4_operation(body)
+    if operation == _RECLAIM_COMPLETE:
+        return "RECLAIM_COMPLETE"
+    if operation == _LOCK:
+        return "LOCK" if struct.unpack_from(">II", body, offset)[1] else ""
+    return "OPEN" if operation == _OPEN and _v4_claim(body, offset) == 1 else ""
+
+
+def _v4_delegation(result: bytes) -> str:
+    """The delegation in the reply to an OPEN (open_delegation_type4)."""
+    _, offset = _opaque(result, 4)
+    (count,) = struct.unpack_from(">I", result, offset)
+    offset += 4
+    for _ in range(count):
+        (operation,) = struct.unpack_from(">I", result, offset)
+        offset += 8
+        if operation == _SEQUENCE:
+            offset += 36
+        elif operation == _OPEN:
+            (words,) = struct.unpack_from(">I", result, offset + 40)  # stateid, change, flags
+            (kind,) = struct.unpack_from(">I", result, offset + 44 + 4 * words)
+            return {1: "read", 2: "write", 4: "read", 5: "write"}.get(kind, "none")
+        elif operation != _PUTFH:
+            break
+    return "?"
+
+
+def opens(seen: list[Call]) -> list[Opened]:
+    """Every NFSv4 OPEN that the server agreed to."""
+    found = []
+    for call in seen:
+        if (call.program, call.version, call.procedure) != (NFS, 4, 1) or not call.result:
+            continue
+        try:
+            operation, offset = _v4_operation(call.body)
+            if operation == _OPEN and call.result[:4] == b"\0\0\0\0":
+                claim = CLAIMS.get(_v4_claim(call.body, offset), "?")
+                found.append(
+                    Opened(
+                        call.replied_at, call.source.split(":")[0], claim,
+                        _v4_delegation(call.result),
+                    )
+                )  # fmt: skip
+        except struct.error:
+            continue
+    return found
 
 
 def reclaims(seen: list[Call]) -> list[Reclaim]:

@@ -52,9 +52,10 @@ class Resource(NamedTuple):
 
 
 def group(
-    lock_migration: bool = True, versions: str = "3", stock: bool = False, unlock: bool = False
-) -> tuple[Resource, ...]:
-    """The service's resources in start order.
+    lock_migration: bool = True, versions: str = "3", stock: bool = False, unlock: bool = False,
+    **more: str,
+) -> tuple[Resource, ...]:  # fmt: skip
+    """The service's resources in start order; `more`: further parameters of nfslock.
 
     stock: the same service with the stock agents only (nfsnotify in place of nfslock), as their
     documentation has it. unlock: let exportfs drop all locks when it stops, which is its default.
@@ -68,7 +69,7 @@ def group(
         {
             "holding_dir": layout.HOLDING, "propagate_interval": "5s", "ip": layout.VIP,
             "lock_migration": "yes" if lock_migration else "no", "nfs_versions": versions,
-            "notify_names": layout.SERVICE,
+            "notify_names": layout.SERVICE, "server_scope": layout.SERVICE, **more,
         },
     )  # fmt: skip
     server_parameters = {"nfs_server_scope": layout.SERVICE}

@@ -52,6 +52,7 @@ class Trial:
         self.active = self.rig["node-a"]
         self.allowed: list[str] = []
         self.fault_at = 0.0
+        self.started_at = 0.0
         self.taken_over_at = 0.0
         self.takeovers = 0
         self.last_state = 0
@@ -106,6 +107,7 @@ class Trial:
         """Start the group by hand on a node, which becomes the active one."""
         self.last_state = max([self.last_state, *(n.state for n in audits.told(self))])
         self.active = node
+        self.started_at = time.monotonic()
         steps = service.by_hand(node, self.resources, "start")
         self.takeovers += 1
         self.taken_over_at = time.monotonic()
@@ -135,6 +137,38 @@ class Trial:
         for owner in self.owners:
             if not owner.died_at:
                 owner.wait_for("wrote", after=self.fault_at + 0.5, timeout=timeout)
+
+    def wait_reclaimed(self, timeout: float = 200) -> None:
+        """Wait until every living NFSv4 client has reclaimed what it had, or can no more.
+
+        Until then a client's lock may be known to nobody but itself: only grace keeps others off,
+        and a test that ends it by hand has broken the lock itself. 4.1 and later say when they are
+        done (RFC 8881 18.51); for 4.0 nfsd's grace period has to run out.
+        """
+        if self.protocol == "3":
+            return
+        clients = {
+            program.machine.role.addresses["data"]
+            for program in (*self.owners, *self.rivals)
+            if program.machine.alive and program.machine.name not in layout.NODES
+        }
+
+        def done() -> set[str]:
+            recent = [f for f in list(self.rig.switch.frames) if f.at > self.started_at]
+            return {
+                reclaim.source
+                for reclaim in frames.reclaims(frames.calls(recent))
+                if reclaim.what == "RECLAIM_COMPLETE" and reclaim.granted_at
+            }
+
+        wait_until(
+            lambda: not self.v4_in_grace() or clients <= done(),
+            "NFSv4 clients reclaim", timeout, lambda: f"done: {done()} of {clients}",
+        )  # fmt: skip
+
+    def v4_in_grace(self) -> bool:
+        """Whether nfsd on the active node is in its grace period."""
+        return self.active.read("/proc/fs/nfsd/v4_end_grace").startswith("N")
 
     def in_grace(self) -> bool:
         """Whether lockd on the active node is in its grace period."""

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from . import (
     callout_server,
+    delegations,
     errors,
     leave,
     neighbours,
@@ -212,12 +213,14 @@ def stop(system: System, service: str, holding_dir: str) -> None:
             ocf.logger.warning("the service is stopped without a last copy: %s", error)
     # First: nfsdcld may have its database there, and must not lose the record of a client that the
     # release expires.
-    if (mark or {}).get("v4_store"):
-        try:
+    try:
+        # After a start that was killed there may be no mark yet.
+        delegations.restore(runtime)
+        if (mark or {}).get("v4_store"):
             tracking_takeover.leave(system, directory)
-        except errors.Error as error:
-            copied = False
-            ocf.logger.warning("NFSv4: %s", error)
+    except errors.Error as error:
+        copied = False
+        ocf.logger.warning("NFSv4: %s", error)
     # On a disk that hangs even a file that is closed may wait, with a lock of nfsd held.
     if mark and not hangs:
         leave.free(system, service, mark, copied)

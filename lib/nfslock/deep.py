@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from . import clients, errors, grace, kernel, plan, recovery, scope, statd, tracking
+from . import clients, delegations, errors, grace, kernel, plan, recovery, scope, statd, tracking
 from .holding import Holding
 from .system import System
 from .tracking_mirror import Held
@@ -47,6 +47,8 @@ def check_v4(system: System, config: Config, store: str) -> None:
             "failover; restart nfsdcld, wait a second, restart nfs-server")
     if kernel.serving(system):
         grace.check(system)
+        if not config.v4_delegations and not grace.remaining(system):
+            delegations.check(system)
         scope.check(
             system, config.ip[0], scope.wanted(system, config.server_scope, config.ip[0]))
 

@@ -16,7 +16,7 @@ import selectors
 import signal
 import socket
 
-from . import errors, kernel, nsm, params, plan, supervise
+from . import delegations, errors, kernel, nsm, params, plan, supervise
 from ._vendor import ocf
 from .announce import Announcement
 from .callout_server import CalloutServer
@@ -220,6 +220,8 @@ class Propagator:
         self._caught_up = missed
         if self.recovery is not None:
             yield from self.recovery.steps(self._settled)
+            if not self.config.v4_delegations and self._settled():
+                delegations.follow(self.runtime, self.recovery.held.database)
         self._check_server()
         self.mirror.expire(
             plan.patience(self.config.propagate_interval), self.announcement.ready_since)

@@ -5,6 +5,7 @@
     RUN/SERVICE/parameters   what start was given, for the propagator
     RUN/SERVICE/status       what the propagator says of itself
     RUN/SERVICE/statd_down   there while a start has stopped rpc.statd, which ran before
+    RUN/SERVICE/leases       how fs.leases-enable stood before the service set it
     RUN/SERVICE/callout.*    where statd's callout meets the propagator (callout.py)
 
 All but the last are NAME=VALUE lines. Monitor loads this module: it may import only os,

@@ -171,6 +171,30 @@ class Nfsdcld:
 
         self._write(work)
 
+    def note(self, name: str, on: bool) -> None:
+        """Keep a note of ours in the database (nfsdcld looks for its own names only), or drop it.
+
+        Without a database there is nothing to drop it from.
+        """
+        if self.noted(name) == on:
+            return
+
+        def work(connection: sqlite3.Connection) -> None:
+            self._prepared(connection)
+            connection.execute("DELETE FROM parameters WHERE key = ?", (name,))
+            if on:
+                connection.execute("INSERT INTO parameters VALUES (?, '1')", (name,))
+
+        self._write(work)
+
+    def noted(self, name: str) -> bool:
+        """Whether there is such a note."""
+        if tracking_sqlite.token(self.system, self.path) is None:
+            return False
+        return tracking_sqlite.transaction(self.system, self.path, lambda connection: bool(
+            self._version(connection) and connection.execute(
+                "SELECT 1 FROM parameters WHERE key = ?", (name,)).fetchone()))
+
     def removed(self) -> list[bytes]:
         """Who was taken out since the last replace()."""
         def work(connection: sqlite3.Connection) -> list[bytes]:

@@ -8,12 +8,13 @@ the nfsd under which this very service has been running without a stop.
 
 from __future__ import annotations
 
-from . import clients, grace, kernel, recovery, scope, tracking, tracking_direct
+from . import clients, delegations, grace, kernel, recovery, scope, tracking, tracking_direct
 from ._vendor import ocf
 from .errors import ConfigError, NodeError
 from .holding import Holding
 from .owner import Owner
 from .params import Config
+from .runtime import Runtime
 from .system import System
 from .tracking_mirror import DATABASE, Held
 
@@ -118,6 +119,9 @@ class Takeover:
         if changed:
             ocf.logger.warning("%s", changed)
         clients = self._merge(before)
+        delegations.prepare(
+            Runtime(self.system, self.holding.service), Held(self.system, self.holding).database,
+            len(clients), self.config.v4_delegations)
         if self.direct:
             tracking_direct.place(self.system, f"{self.holding.path}/{DATABASE}")
         ocf.logger.info("%d NFSv4 clients may reclaim (%s)", len(clients), self.store)

@@ -29,6 +29,7 @@ from tests.support.upcalls import DATABASE, Nfsdcld, printed
 from tests.support.wait import wait_until
 
 A, B, C = b"Linux NFSv4.2 a", b"Linux NFSv4.1 b", b"Linux NFSv4.0 c/192.0.2.10"
+LEASES = "/proc/sys/fs/leases-enable"
 HELD = f"{HOLDING}/nfsdcld/main.sqlite"
 
 
@@ -284,6 +285,56 @@ def test_the_services_own_nfsd_may_go_on(both: Cluster) -> None:
     a.run("rm", "-rf", "/run/nfslock")
     service.start(a)
     assert held(a) == {A}
+
+
+def test_delegations_are_off_while_the_service_is_here(both: Cluster) -> None:
+    service, a, b = both.service, both.a, both.b
+    service.mount(a)
+    service.start(a)
+    assert (a.read(LEASES), b.read(LEASES)) == ("0\n", "1\n")
+    served(a, A).stop()
+    is_held(a, service, A)
+    service.stop(a)
+    assert a.read(LEASES) == "1\n"
+    service.umount(a)
+    service.mount(b)
+    service.start(b)
+    assert b.read(LEASES) == "0\n", "this service's clients never had one"
+
+
+def test_control_delegations_that_are_wanted_stay_on(both: Cluster) -> None:
+    service, a = both.service, both.a
+    service.agent.parameters["v4_delegations"] = "yes"
+    service.mount(a)
+    service.start(a)
+    assert a.read(LEASES) == "1\n"
+
+
+def test_clients_from_before_get_their_delegations_back_once(both: Cluster) -> None:
+    """A has been served without this resource: its locks may stand under a delegation."""
+    service, a, b = both.service, both.a, both.b
+    served(a, A).stop()
+    service.mount(a)
+    service.start(a)
+    assert a.read(LEASES) == "1\n"
+    for step in (service.serve, service.export, service.address):
+        step(a)
+    wait_until(lambda: a.read(LEASES) == "0\n", "off", otherwise=lambda: service.log(a))
+    wait_until(lambda: "no NFSv4 client has a delegation" in service.log(a), "noted",
+               otherwise=lambda: service.log(a))
+    a.power_off()
+    service.mount(b)
+    service.start(b)
+    assert b.read(LEASES) == "0\n"
+
+
+def test_a_stop_after_a_killed_start_sets_the_switch_back(both: Cluster) -> None:
+    service, a = both.service, both.a
+    service.mount(a)
+    service.start(a)
+    a.run("rm", "-f", "/run/nfslock/locks/started", "/run/nfslock/locks/parameters")
+    service.stop(a)
+    assert a.read(LEASES) == "1\n"
 
 
 def test_unsafe_times_are_refused(both: Cluster) -> None:

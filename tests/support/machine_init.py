@@ -84,6 +84,19 @@ def furnish(hosts: str) -> None:
         os.chown(f"/var/lib/nfs/{name}", statd.pw_uid, statd.pw_gid)
 
 
+#: Switches of the whole kernel that the product may set: each machine gets files of its own.
+SWITCHES = {"/proc/sys/fs/leases-enable": "1\n"}
+
+
+def separate() -> None:
+    """Put files in the places of the kernel's switches."""
+    for path, text in SWITCHES.items():
+        own = "/var/tmp/" + os.path.basename(path)
+        with open(own, "w") as file:
+            file.write(text)
+        mount("--bind", own, path)
+
+
 def reap() -> None:
     """Wait for children for ever, as the first process of a PID namespace must."""
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -107,6 +120,7 @@ def main() -> None:
     else:
         enter(make_root(config["scratch"], config["keep"], config["read_only"]))
         furnish(config["hosts"])
+        separate()
     socket.sethostname(config["name"])
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     sys.stdout.write("ready\n")

@@ -20,7 +20,7 @@ LAYERS = [
     {"holding", "statd", "kernel", "events", "notify_io", "resolver", "runtime", "tickle_io",
      "advertise",
      "holders", "clients", "release", "bounded",
-     "nfsconf", "grace", "scope", "tracking", "tracking_sqlite", "tracking_nfsdcld",
+     "nfsconf", "grace", "delegations", "scope", "tracking", "tracking_sqlite", "tracking_nfsdcld",
      "tracking_nfsdcltrack", "tracking_directory"},
     {"tracking_mirror", "tracking_direct", "tracking_takeover",
      "mirror", "announce", "supervise", "monitor", "deep", "actions", "callout_server",

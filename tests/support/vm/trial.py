@@ -63,6 +63,11 @@ class Trial:
         """The host's monotonic time from which seconds are counted."""
         return self.fault_at or self.locked_at
 
+    @property
+    def delegations(self) -> bool:
+        """Whether the service lets nfsd give out write delegations."""
+        return any(r.parameters.get("v4_delegations") == "yes" for r in self.resources)
+
     def other(self) -> Machine:
         """The node that does not serve."""
         return self.rig[layout.NODES[self.active.name == layout.NODES[0]]]
@@ -284,20 +289,29 @@ def equipped(rig: Rig) -> None:
     rig.save("equipped")
 
 
-_steady: dict[tuple[int, str, bool, bool], Trial] = {}
+_steady: dict[tuple[int, str], Trial] = {}
 
 
-def steady(rig: Rig, protocol: str, lock_migration: bool = True, fresh: bool = False) -> Trial:
+def steady(
+    rig: Rig, protocol: str, lock_migration: bool = True, fresh: bool = False, **more: str
+) -> Trial:
     """A trial in the steady state of this kind, made at the first call and restored afterwards.
 
     fresh: the clients have mounted the service and taken no lock yet, nor has a rival tried.
+    more: further parameters of nfslock.
     """
-    key = (id(rig), protocol, lock_migration, fresh)
-    name = f"{'fresh' if fresh else 'steady'}-{protocol}-{'on' if lock_migration else 'off'}"
+    kind = [f"{key}={value}" for key, value in sorted(more.items())]
+    name = "-".join(
+        ["fresh" if fresh else "steady", protocol, "on" if lock_migration else "off", *kind]
+    )
+    key = (id(rig), name)
     if key not in _steady:
         equipped(rig)
         versions = "3" if protocol == "3" else "3,4"
-        trial = Trial(rig, protocol, service.group(lock_migration, versions))
+        trial = Trial(rig, protocol, service.group(lock_migration, versions, **more))
+        if not lock_migration and protocol != "3":
+            for node in layout.NODES:  # as with it: the records shall be the only difference
+                rig[node].run("sysctl -q fs.leases-enable=0")
         trial.start(rig["node-a"])
         client, rival = rig["client"], rig["rival"]
         for machine in (client, rival):

@@ -40,7 +40,7 @@ class Program:
         self.ended = False
         #: When its machine lost its power under it (host's monotonic time), 0.0: it did not.
         self.died_at = 0.0
-        self._clock = machine.control.clock()
+        self.set_clock()
         machine.listeners.append(self._heard)
         machine.spawn(self.name, LOCKER, role, kind, str(interval), *paths)
 
@@ -71,6 +71,10 @@ class Program:
         self.ended, self.died_at = False, 0.0
         if self._heard not in self.machine.listeners:
             self.machine.listeners.append(self._heard)
+        self.set_clock()
+
+    def set_clock(self) -> None:
+        """Compare clocks anew: the machine's stood still for a while, or it was restored."""
         self._clock = self.machine.control.clock()
 
     def wait_for(

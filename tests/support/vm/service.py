@@ -24,14 +24,25 @@ from .machine import Machine
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 LOCKER = "/usr/local/lib/rig/locker.py"
-#: Seconds. lockd's grace must not outlast NFSv4's, and the lease not be shorter than the grace.
+
+
+class Grace(NamedTuple):
+    """The server's times (s): NFSv4's grace period and lease, and lockd's unit of time.
+
+    lockd's grace must not outlast NFSv4's, and the lease not be shorter than the grace.
+    """
+
+    grace: int = 60
+    lease: int = 60
+    nlm_timeout: int = 5
+
+
 #: Long enough for the group's start on a busy machine: tests that need its end bring it about.
-GRACE = 60
-NLM_TIMEOUT = 5
-NFS_CONF = f"""\
+USUAL = Grace()
+NFS_CONF = """\
 [nfsd]
-grace-time={GRACE}
-lease-time={GRACE}
+grace-time={times.grace}
+lease-time={times.lease}
 threads=4
 [lockd]
 port=32803
@@ -118,15 +129,23 @@ def equip(machine: Machine, archive: bytes, setup: bool = True) -> None:
     prepare = "nfslock setup-node --apply" if setup else "true"
     if machine.name in layout.NODES:
         machine.write("/run/product.tar.gz", archive)
-        machine.write("/etc/nfs.conf.d/rig.conf", NFS_CONF)
         machine.run(
             "tar -xzf /run/product.tar.gz -C / --no-same-owner --keep-directory-symlink && "
             "python3 -m compileall -q /usr/lib/ocf/lib/flm && "
             "modprobe lockd && modprobe nfsd && systemctl start proc-fs-nfsd.mount && "
-            f"systemctl start run-rpc_pipefs.mount && {prepare} && "
-            f"sysctl -q fs.nfs.nlm_timeout={NLM_TIMEOUT} fs.nfs.nlm_grace_period={GRACE}",
+            f"systemctl start run-rpc_pipefs.mount && {prepare}",
             timeout=120,
         )
+        set_times(machine, USUAL)
+
+
+def set_times(machine: Machine, times: Grace) -> None:
+    """Configure a node's server with these times; lockd takes them when it starts."""
+    machine.write("/etc/nfs.conf.d/rig.conf", NFS_CONF.format(times=times))
+    machine.run(
+        f"sysctl -q fs.nfs.nlm_timeout={times.nlm_timeout} "
+        f"fs.nfs.nlm_grace_period={times.grace}"
+    )
 
 
 class Step(NamedTuple):
@@ -139,8 +158,10 @@ class Step(NamedTuple):
     output: str
 
 
-def call(machine: Machine, resource: Resource, action: str, timeout: float = 90) -> Step:
-    """Call one agent's action as Pacemaker would."""
+def call(
+    machine: Machine, resource: Resource, action: str, timeout: float = 180, level: int = 0
+) -> Step:
+    """Call one agent's action as Pacemaker would; `level`: how deep a monitor looks."""
     environment = {
         "OCF_ROOT": "/usr/lib/ocf", "OCF_RA_VERSION_MAJOR": "1", "OCF_RA_VERSION_MINOR": "1",
         "OCF_RESOURCE_INSTANCE": resource.name, "OCF_RESOURCE_TYPE": resource.agent.split("/")[1],
@@ -152,6 +173,7 @@ def call(machine: Machine, resource: Resource, action: str, timeout: float = 90)
     }  # fmt: skip
     if action == "monitor":
         environment["OCF_RESKEY_CRM_meta_interval"] = "10000"
+        environment["OCF_CHECK_LEVEL"] = str(level)
     start = time.monotonic()
     done: Done = machine.run(
         f"/usr/lib/ocf/resource.d/{resource.agent}", action,
@@ -167,12 +189,13 @@ class AgentFailed(AssertionError):
 
 
 #: What the stock agents do at start and stop, by resource name, in as few words as possible.
+#: $SCOPE is the server scope that nfsd announces.
 COMMANDS = {
     "fs": (f"mount {layout.SHARED_DEVICE} {layout.EXPORT}", f"umount {layout.EXPORT}"),
     "server": (
         (
             "systemctl start rpc-statd nfsdcld && "
-            f"unshare -u sh -c 'hostname {layout.SERVICE}; rpc.nfsd -G {GRACE} -L {GRACE} 4' && "
+            "unshare -u sh -c 'hostname $SCOPE; rpc.nfsd 4' && "
             "pgrep -x rpc.mountd >/dev/null || rpc.mountd -p 892"
         ),
         (
@@ -197,7 +220,9 @@ COMMANDS = {
 }
 
 
-def by_hand(machine: Machine, resources: tuple[Resource, ...], action: str) -> list[Step]:
+def by_hand(
+    machine: Machine, resources: tuple[Resource, ...], action: str, scope: str = layout.SERVICE
+) -> list[Step]:
     """Start or stop the group in order, nfslock by its agent, the rest by COMMANDS.
 
     Raises AgentFailed at the first step that does not succeed.
@@ -207,7 +232,9 @@ def by_hand(machine: Machine, resources: tuple[Resource, ...], action: str) -> l
         if resource.name in COMMANDS:
             start = time.monotonic()
             command = COMMANDS[resource.name][action == "stop"]
-            done = machine.run(command, check=False, timeout=90)
+            done = machine.run(
+                "sh", "-c", command, check=False, timeout=90, env={"SCOPE": scope}
+            )
             seconds = time.monotonic() - start
             steps.append(Step(resource.name, action, done.rc, seconds, done.out + done.err))
         else:
@@ -219,7 +246,8 @@ def by_hand(machine: Machine, resources: tuple[Resource, ...], action: str) -> l
 def _check(machine: Machine, steps: list[Step]) -> None:
     if steps[-1].rc != 0:
         table = "\n".join(f"{s.resource} {s.action}: rc {s.rc} {s.output}" for s in steps)
-        raise AgentFailed(f"{machine.name}:\n{table[-3000:]}")
+        journal = machine.journal_text()[-1500:]
+        raise AgentFailed(f"{machine.name}:\n{table[-3000:]}\n{journal}")
 
 
 def run_group(machine: Machine, resources: tuple[Resource, ...], action: str) -> list[Step]:

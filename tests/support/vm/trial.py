@@ -9,6 +9,7 @@ is made once per run and kind, saved, and restored for each scenario.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..wait import wait_until
@@ -35,7 +36,7 @@ class Trial:
     def __init__(self, rig: Rig, protocol: str, resources: tuple[service.Resource, ...]) -> None:
         self.rig = rig
         self.protocol = protocol
-        self.resources = resources
+        self.made_with = resources
         #: Whether nfslock keeps the locks; if not, the trial is a control.
         self.protected = any(r.parameters.get("lock_migration") == "yes" for r in resources)
         #: The programs that run in the saved state.
@@ -49,6 +50,7 @@ class Trial:
         self.owners, self.rivals = list(self.saved[0]), list(self.saved[1])
         for program in (*self.owners, *self.rivals):
             program.rewind()
+        self.resources = self.made_with
         self.active = self.rig["node-a"]
         self.allowed: list[str] = []
         self.fault_at = 0.0
@@ -108,12 +110,19 @@ class Trial:
                 program.died_at = time.monotonic()
                 program.ended = True
 
-    def start(self, node: Machine) -> list[service.Step]:
+    def thaw(self, machine: Machine) -> None:
+        """Let a frozen client go on; what it logs has the right times again."""
+        machine.thaw()
+        for program in (*self.owners, *self.rivals):
+            if program.machine is machine:
+                program.set_clock()
+
+    def start(self, node: Machine, scope: str = layout.SERVICE) -> list[service.Step]:
         """Start the group by hand on a node, which becomes the active one."""
         self.last_state = max([self.last_state, *(n.state for n in audits.told(self))])
         self.active = node
         self.started_at = time.monotonic()
-        steps = service.by_hand(node, self.resources, "start")
+        steps = service.by_hand(node, self.resources, "start", scope)
         self.takeovers += 1
         self.taken_over_at = time.monotonic()
         return steps
@@ -143,7 +152,9 @@ class Trial:
             if not owner.died_at:
                 owner.wait_for("wrote", after=self.fault_at + 0.5, timeout=timeout)
 
-    def wait_reclaimed(self, timeout: float = 200) -> None:
+    def wait_reclaimed(
+        self, machines: Iterable[Machine] | None = None, timeout: float = 200
+    ) -> None:
         """Wait until every living NFSv4 client has reclaimed what it had, or can no more.
 
         Until then a client's lock may be known to nobody but itself: only grace keeps others off,
@@ -152,24 +163,27 @@ class Trial:
         """
         if self.protocol == "3":
             return
+        if machines is None:
+            machines = {program.machine for program in (*self.owners, *self.rivals)}
         clients = {
-            program.machine.role.addresses["data"]
-            for program in (*self.owners, *self.rivals)
-            if program.machine.alive and program.machine.name not in layout.NODES
+            machine.role.addresses["data"]
+            for machine in machines
+            if machine.alive and machine.name not in layout.NODES
         }
 
-        def done() -> set[str]:
-            recent = [f for f in list(self.rig.switch.frames) if f.at > self.started_at]
-            return {
-                reclaim.source
-                for reclaim in frames.reclaims(frames.calls(recent))
-                if reclaim.what == "RECLAIM_COMPLETE" and reclaim.granted_at
-            }
-
         wait_until(
-            lambda: not self.v4_in_grace() or clients <= done(),
-            "NFSv4 clients reclaim", timeout, lambda: f"done: {done()} of {clients}",
+            lambda: not self.v4_in_grace() or clients <= self.reclaimed(),
+            "NFSv4 clients reclaim", timeout, lambda: f"{self.reclaimed()} of {clients}",
         )  # fmt: skip
+
+    def reclaimed(self) -> set[str]:
+        """The addresses of the NFSv4 clients that have said RECLAIM_COMPLETE since the start."""
+        recent = [f for f in list(self.rig.switch.frames) if f.at > self.started_at]
+        return {
+            reclaim.source
+            for reclaim in frames.reclaims(frames.calls(recent))
+            if reclaim.what == "RECLAIM_COMPLETE" and reclaim.granted_at
+        }
 
     def v4_in_grace(self) -> bool:
         """Whether nfsd on the active node is in its grace period."""
@@ -293,14 +307,17 @@ _steady: dict[tuple[int, str], Trial] = {}
 
 
 def steady(
-    rig: Rig, protocol: str, lock_migration: bool = True, fresh: bool = False, **more: str
-) -> Trial:
+    rig: Rig, protocol: str, lock_migration: bool = True, fresh: bool = False,
+    times: service.Grace = service.USUAL, **more: str,
+) -> Trial:  # fmt: skip
     """A trial in the steady state of this kind, made at the first call and restored afterwards.
 
     fresh: the clients have mounted the service and taken no lock yet, nor has a rival tried.
     more: further parameters of nfslock.
     """
     kind = [f"{key}={value}" for key, value in sorted(more.items())]
+    if times != service.USUAL:
+        kind.append("_".join(map(str, times)))
     name = "-".join(
         ["fresh" if fresh else "steady", protocol, "on" if lock_migration else "off", *kind]
     )
@@ -309,6 +326,8 @@ def steady(
         equipped(rig)
         versions = "3" if protocol == "3" else "3,4"
         trial = Trial(rig, protocol, service.group(lock_migration, versions, **more))
+        for node in layout.NODES:
+            service.set_times(rig[node], times)
         if not lock_migration and protocol != "3":
             for node in layout.NODES:  # as with it: the records shall be the only difference
                 rig[node].run("sysctl -q fs.leases-enable=0")

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What only NFSv4 has: delegations, times that must fit together, the server scope, an nfsd that
+already runs. The scenarios that all protocols share are in test_by_hand.py.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.cluster.test_by_hand import lost, recover
+from tests.support.vm import audits, frames, service
+from tests.support.vm.report import Record
+from tests.support.vm.rig import Rig
+from tests.support.vm.service import Grace
+from tests.support.vm.trial import Trial, steady
+
+ROUNDS = int(os.environ.get("NFSLOCK_ROUNDS", "20"))
+with_sessions = pytest.mark.parametrize("protocol", ["4.1", "4.2"])
+
+
+@pytest.mark.full
+@pytest.mark.scenario(f"{ROUNDS} power cuts in a row")
+@pytest.mark.parametrize("protocol", ["4.0", "4.1", "4.2"])
+def test_again_and_again(
+    rig: Rig, record: Record, protocol: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for turn in range(ROUNDS):
+        trial = steady(rig, protocol)
+        trial.power_cut()
+        trial.start(trial.other())
+        recover(trial)
+        with capsys.disabled():
+            print(f"\nNFSv{protocol}: {turn + 1} kept", trial.times())
+    record.finish(trial, f"kept, {ROUNDS} of {ROUNDS}")
+
+
+def rival_first(rig: Rig, protocol: str, **more: str) -> Trial:
+    """A power cut after which the owner comes back only when the rival has reclaimed its opens."""
+    trial = steady(rig, protocol, **more)
+    owner, rival = rig["client"], rig["rival"]
+    owner.freeze()
+    trial.power_cut()
+    trial.start(trial.other())
+    trial.wait_reclaimed([rival])
+    trial.thaw(owner)
+    return trial
+
+
+def delegations_on_reclaim(trial: Trial) -> list[str]:
+    """What nfsd gave to the clients that reclaimed an open, after the fault."""
+    calls = frames.calls([f for f in list(trial.rig.switch.frames) if f.at > trial.fault_at])
+    return [o.delegation for o in frames.opens(calls) if o.claim == "previous"]
+
+
+@pytest.mark.scenario("power cut, the rival is back before the owner")
+@with_sessions
+def test_rival_is_back_first(rig: Rig, record: Record, protocol: str) -> None:
+    trial = rival_first(rig, protocol)
+    recover(trial)
+    assert set(delegations_on_reclaim(trial)) == {"none"}
+    record.finish(trial, "kept")
+
+
+@pytest.mark.scenario("control: the rival is back before the owner, v4_delegations=yes")
+@with_sessions
+def test_rival_is_back_first_control(rig: Rig, record: Record, protocol: str) -> None:
+    """With its opens the rival gets a write delegation, and grants itself the owner's locks."""
+    trial = rival_first(rig, protocol, v4_delegations="yes")
+    trial.wait_rivals("granted")
+    assert "write" in delegations_on_reclaim(trial)
+    assert audits.exclusion(trial)
+    record.finish(trial, "two owners, as it must be")
+
+
+@pytest.mark.scenario("power cut, grace period and lease of {times.grace} s")
+@pytest.mark.parametrize("times", [Grace(15, 15, 5), Grace(90, 90, 10)], ids=["15", "90"])
+@with_sessions
+def test_times(rig: Rig, record: Record, protocol: str, times: Grace) -> None:
+    record.scenario = f"power cut, grace period and lease of {times.grace} s"
+    trial = steady(rig, protocol, times=times)
+    trial.power_cut()
+    trial.start(trial.other())
+    recover(trial)
+    record.finish(trial, "kept")
+
+
+@pytest.mark.scenario("unsafe times with write delegations: refused or repaired")
+@pytest.mark.parametrize("protocol", ["4.1"])
+def test_unsafe_times(rig: Rig, record: Record, protocol: str) -> None:
+    trial = steady(rig, protocol, v4_delegations="yes")
+    node = trial.other()
+    nfslock = next(r for r in trial.resources if r.name == "locks")
+    trial.power_cut()
+    node.run(service.COMMANDS["fs"][0])
+    service.set_times(node, Grace(15, 10, 5))
+    refused = service.call(node, nfslock, "start")
+    assert refused.rc != 0 and "lease (10 s) is shorter" in refused.output, refused
+    assert service.call(node, nfslock, "stop").rc == 0
+    service.set_times(node, Grace(15, 15, 10))
+    assert service.call(node, nfslock, "start").rc == 0
+    assert node.read("/proc/sys/fs/nfs/nlm_timeout").strip() == "5"
+    record.finish(trial, "lease refused, nlm_timeout repaired")
+
+
+@pytest.mark.scenario("control: power cut, the adoptive node announces another scope")
+@with_sessions
+def test_other_scope_control(rig: Rig, record: Record, protocol: str) -> None:
+    trial = steady(rig, protocol)
+    trial.power_cut()
+    trial.start(trial.other(), scope="elsewhere")
+    nfslock = next(r for r in trial.resources if r.name == "locks")
+    monitor = service.call(trial.active, nfslock, "monitor", level=10)
+    assert monitor.rc == 1 and "server scope elsewhere" in monitor.output, monitor
+    lost(trial)
+    record.finish(trial, "lost, as it must be; monitor said so")
+
+
+@pytest.mark.scenario("power cut, nfsd already runs on the adoptive node")
+@pytest.mark.parametrize("protocol", ["4.1"])
+def test_running_nfsd(rig: Rig, record: Record, protocol: str) -> None:
+    """The control is the default, takeover_running_nfsd=refuse: nothing is served."""
+    trial = steady(rig, protocol)
+    node = trial.other()
+    node.run("systemctl start rpc-statd nfsdcld && rpc.nfsd 4", timeout=90)
+    trial.power_cut()
+    with pytest.raises(service.AgentFailed, match="nfsd already runs"):
+        trial.start(node)
+    node.run(service.COMMANDS["fs"][1])
+    trial.resources = service.group(True, "3,4", takeover_running_nfsd="restart")
+    trial.start(node)
+    recover(trial)
+    record.finish(trial, "refused by default; with restart kept")

@@ -63,6 +63,14 @@ def clients(system: System) -> tuple[Client, ...]:
     return tuple(found)
 
 
+def leased(system: System) -> set[bytes]:
+    """The owner ids of the NFSv4 clients whose lease stands (not courtesy clients)."""
+    place = f"{system.proc}/fs/nfsd/clients"
+    found = {kernel_tables.parse_leased(_text(system, f"{place}/{name}/info"))
+             for name in system.names(place) if name.isdigit()}
+    return found - {b""}
+
+
 def is_free(system: System, point: str) -> bool | None:
     """Whether umount would find the mount unused now; None when the kernel does not say.
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _STATE = re.compile(r"type: ([a-z]+)")
 _SUPERBLOCK = re.compile(r'superblock: "([0-9a-f]+):([0-9a-f]+):(\d+)"')
 _FILE = re.compile(r'filename: "(.*?)"(?:, owner:| ?}|, admin|$)')
+_HEX = re.compile(rb"\\x([0-9a-f]{2})")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 #: Bit of SIGKILL in the signal masks of /proc/PID/status.
 _SIGKILL = 1 << 8
@@ -152,6 +153,18 @@ def parse_address(info: str) -> str:
         if name == "address":
             return value.strip().strip('"').rpartition(":")[0].strip("[]")
     return "?"
+
+
+def parse_leased(info: str) -> bytes:
+    """The client's owner id from /proc/fs/nfsd/clients/N/info; b"" when it has no lease any more.
+
+    fs/nfsd/nfs4state.c, client_info_show: the id is quoted, with \\xHH for what is not printable.
+    """
+    lines = dict(line.partition(": ")[::2] for line in info.splitlines())
+    name = lines.get("name", "").strip()
+    if lines.get("status", "").strip() != "confirmed" or len(name) < 2:
+        return b""
+    return _HEX.sub(lambda found: bytes([int(found[1], 16)]), _bytes(name[1:-1]))
 
 
 def honours_kill(status: str) -> bool:

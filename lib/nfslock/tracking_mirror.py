@@ -6,11 +6,15 @@ lost meanwhile. So a deletion is mirrored as soon as it is seen, but only while 
 what goes away while it leaves are locks being released, not clients. nfsd waits for its own record,
 not for our copy: a crash within the milliseconds between them is the remaining window, which
 v4_records=direct closes.
+
+One deletion is none. nfsd records an NFSv4.0 client when it confirms an open, and who has only
+reclaimed is not asked to: at the end of the grace period the record goes with the old epoch, while
+the client has its locks. So who goes with an epoch is held as long as nfsd gives it a lease.
 """
 
 from __future__ import annotations
 
-from . import recovery, tracking
+from . import holders, recovery, tracking
 from .holding import Holding
 from .system import System
 from .tracking_directory import Directory
@@ -82,6 +86,8 @@ class RecoveryMirror:
         #: Additions that are not durable yet, and names that this node has no more.
         self._new: dict[str, tuple[bytes, bytes]] = {}
         self._gone: set[str] = set()
+        #: Names that went with an epoch, and whose clients have a lease.
+        self._spared: set[str] = set()
         self._first = self._lag = True
 
     def touch(self, settled: Callable[[], bool]) -> int:
@@ -97,7 +103,9 @@ class RecoveryMirror:
                 # What went away while nobody looked.
                 here = {recovery.name_of(owner) for owner in change[0]}
                 self._gone.update(self.clients.keys() - here)
-                self._first = False
+            if self._first or getattr(self.store, "turned", False):
+                self._spare()
+            self._first = False
         drop = [name for name in self._gone if name in self.clients]
         if drop and not settled():
             drop = []
@@ -118,6 +126,21 @@ class RecoveryMirror:
         self._lag = True
         return count
 
+    def _spare(self) -> None:
+        """Tell who went with an epoch but has a lease from who is gone."""
+        candidates = (self._gone | self._spared) & self.clients.keys()
+        if not candidates:
+            return
+        there = {recovery.name_of(o) for o in holders.leased(self.held.holding.system)}
+        before, self._spared = self._spared & candidates, candidates & there
+        self._gone = candidates - there
+        if self.direct:
+            # nfsdcld has taken them out of the held database itself.
+            back = dict(self.clients[name] for name in self._spared - before)
+            lapsed = [self.clients[name][0] for name in before - self._spared]
+            if back or lapsed:
+                self.held.change(back, lapsed)
+
     def _note(self, added: Clients, gone: list[bytes]) -> None:
         for owner in gone:
             name = recovery.name_of(owner)
@@ -126,6 +149,8 @@ class RecoveryMirror:
         for owner, principal in added.items():
             name = recovery.name_of(owner)
             self._gone.discard(name)
+            if not self.direct:
+                self._spared.discard(name)
             known = self.clients.get(name)
             # The older forms do not know principals: what is held stays.
             keep = known is not None and self.store.kind != "nfsdcld"
@@ -135,6 +160,8 @@ class RecoveryMirror:
 
     def steps(self, settled: Callable[[], bool]) -> Iterator[None]:
         """A sweep in short steps: touch(), and the directories."""
+        if self._spared:
+            self._spare()
         self.touch(settled)
         if self._lag:
             yield from self.held.catch_up(dict(self.clients))

@@ -44,6 +44,8 @@ class Nfsdcld:
         self._token: object = None
         self._rows: Clients = {}
         self._view: object = None
+        #: Whether an epoch came or went between the last two calls of follow().
+        self.turned = False
         self._ends: dict[str, tuple[int, int, object]] = {}
 
     # -- reading ---------------------------------------------------------------------------
@@ -97,6 +99,7 @@ class Nfsdcld:
         status = self.system.status(self.path)
         epoch = _epochs(connection)[0] if version > 2 else 0
         view = (status.st_ino if status else 0, version, epoch, tuple(names))
+        self.turned = self._view is not None and view != self._view
         if view == self._view:
             fresh = self._tails(connection, names)
             if fresh is not None:

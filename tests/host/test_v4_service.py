@@ -260,6 +260,43 @@ def running_nfsd(node: Node, **files: str) -> None:
         node.path(f"/proc/fs/nfsd/{name}").write_text(text)
 
 
+def leased(node: Node, number: int, owner: bytes) -> None:
+    """Let nfsd say that it has this client, whose lease stands (client_info_show)."""
+    place = node.path(f"/proc/fs/nfsd/clients/{number}")
+    place.mkdir(parents=True)
+    (place / "info").write_text(
+        f'clientid: 0x1\naddress: "192.0.2.10:999"\nstatus: confirmed\n'
+        f'seconds from last renew: 3\nname: "{owner.decode()}"\nminor version: 0\n')
+
+
+@pytest.mark.parametrize("records", ["mirror", "direct"])
+def test_who_only_reclaimed_stays_held_while_it_has_a_lease(both: Cluster, records: str) -> None:
+    """nfsd does not record such an NFSv4.0 client again; B has not come back at all."""
+    service, a, b = both.service, both.a, both.b
+    service.agent.parameters["v4_records"] = records
+    served(a, B, C)
+    service.mount(a)
+    service.start(a)
+    is_held(a, service, B, C)
+    a.power_off()
+    daemon = Nfsdcld(b)
+    service.mount(b)
+    service.start(b)
+    daemon.greet()
+    for step in (service.serve, service.export, service.address):
+        step(b)
+    wait_until(lambda: service.phase(b) == "settled", "settled", otherwise=lambda: service.log(b))
+    assert sorted(daemon.grace_start()) == sorted([B, C])
+    running_nfsd(b)
+    leased(b, 3, C)
+    daemon.grace_done()
+    is_held(b, service, C)
+    b.run("rm", "-r", "/proc/fs/nfsd/clients/3")
+    is_held(b, service)
+    service.stop(b)
+    service.umount(b)
+
+
 def test_a_running_nfsd_is_refused(both: Cluster) -> None:
     service, a = both.service, both.a
     served(a, A)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfslock import recovery
+from nfslock import kernel_tables, recovery
 from nfslock.errors import ConfigError, Error, NodeError
 from nfslock.system import System
 from nfslock.tracking import find
@@ -428,3 +428,15 @@ def test_nfs_conf_says_where(tmp_path: Path) -> None:
     assert find(System(str(tmp_path)), "nfsdcltrack").directory == "/a"
     conf("nfs.conf.d/x.conf").write_text("[nfsdcltrack]\nstoragedir=/b\n")
     assert find(System(str(tmp_path)), "nfsdcltrack").directory == "/b"
+
+
+@pytest.mark.parametrize(("info", "owner"), [
+    ('status: confirmed\nname: "Linux NFSv4.0 a/192.0.2.1"\nminor version: 0\n',
+     b"Linux NFSv4.0 a/192.0.2.1"),
+    ('status: confirmed\nname: "a\\x00b\\x22\\x5c\\xff: c"\n', b'a\0b"\\\xff: c'),
+    ('status: courtesy\nname: "a"\n', b""),
+    ('status: unconfirmed\nname: "a"\n', b""),
+    ("", b""),
+])
+def test_who_has_a_lease(info: str, owner: bytes) -> None:
+    assert kernel_tables.parse_leased(info) == owner

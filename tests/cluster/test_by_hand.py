@@ -11,7 +11,7 @@ import random
 
 import pytest
 
-from tests.support.vm import audits, layout, locks, service
+from tests.support.vm import layout, locks, service
 from tests.support.vm.control import Event
 from tests.support.vm.report import Record
 from tests.support.vm.rig import Rig
@@ -22,42 +22,13 @@ every_protocol = pytest.mark.parametrize(
 )
 
 
-def recover(trial: Trial) -> None:
-    """The active node was just started: every lock comes back, nobody else gets one."""
-    trial.wait_held()
-    trial.wait_io()
-    trial.wait_reclaimed()
-    trial.local_rival()
-    trial.end_grace()
-    trial.wait_rivals("denied")
-    trial.judge()
-
-
-def lost(trial: Trial) -> None:
-    """The control: without lock migration the adoptive node does not know the locks, and a process
-    that wants them gets them while their owner goes on writing.
-
-    An NFSv4 owner reclaims by itself as soon as it is connected again, if it may: it gets the time.
-    """
-    if trial.protocol != "3":
-        for owner in trial.owners:
-            owner.wait_for("wrote", "error", after=trial.fault_at + 0.5, timeout=150)
-        trial.wait_reclaimed()
-    trial.end_grace()
-    files = trial.held_files()
-    assert audits.not_held(trial) == files
-    for program in trial.local_rival():
-        program.wait_for("granted")
-    assert len(audits.exclusion(trial)) >= len(files)
-
-
 @pytest.mark.scenario("power cut under steady locks")
 @every_protocol
 def test_power_cut(rig: Rig, record: Record, protocol: str) -> None:
     trial = steady(rig, protocol)
     trial.power_cut()
     trial.start(trial.other())
-    recover(trial)
+    trial.recover()
     record.finish(trial, "kept")
 
 
@@ -67,7 +38,7 @@ def test_power_cut_control(rig: Rig, record: Record, protocol: str) -> None:
     trial = steady(rig, protocol, lock_migration=False)
     trial.power_cut()
     trial.start(trial.other())
-    lost(trial)
+    trial.lose()
     record.finish(trial, "lost, as it must be")
 
 
@@ -99,7 +70,7 @@ def test_first_lock_then_power_cut(rig: Rig, record: Record, protocol: str) -> N
     gap = lock_and_cut(trial)
     assert gap < 0.1
     trial.start(trial.other())
-    recover(trial)
+    trial.recover()
     record.finish(trial, f"kept, cut {1000 * gap:.0f} ms after the lock")
 
 
@@ -109,7 +80,7 @@ def test_first_lock_then_power_cut_control(rig: Rig, record: Record, protocol: s
     trial = steady(rig, protocol, lock_migration=False, fresh=True)
     lock_and_cut(trial)
     trial.start(trial.other())
-    lost(trial)
+    trial.lose()
     record.finish(trial, "lost, as it must be")
 
 
@@ -121,7 +92,7 @@ def test_planned_move(rig: Rig, record: Record, protocol: str) -> None:
         trial.fault()
         trial.stop()
         trial.start(trial.other())
-        recover(trial)
+        trial.recover()
         trial.dismiss_local_rivals()
     record.finish(trial, "kept")
 
@@ -133,7 +104,7 @@ def test_planned_move_control(rig: Rig, record: Record, protocol: str) -> None:
     trial.fault()
     trial.stop()
     trial.start(trial.other())
-    lost(trial)
+    trial.lose()
     record.finish(trial, "lost, as it must be")
 
 
@@ -147,7 +118,7 @@ def test_two_failovers_within_grace(rig: Rig, record: Record, protocol: str) -> 
     assert trial.in_grace()
     trial.power_cut()
     trial.start(trial.other())
-    recover(trial)
+    trial.recover()
     record.finish(trial, "kept")
 
 
@@ -158,7 +129,7 @@ def test_statd_killed(rig: Rig, record: Record, protocol: str) -> None:
     assert trial.active.kill9("rpc.statd") == 1
     trial.power_cut()
     trial.start(trial.other())
-    recover(trial)
+    trial.recover()
     record.finish(trial, "kept")
 
 
@@ -170,7 +141,7 @@ def test_propagator_killed(rig: Rig, record: Record, protocol: str) -> None:
     trial.owners.append(locks.owner(rig["client"], [BYTES]))
     trial.power_cut()
     trial.start(trial.other())
-    recover(trial)
+    trial.recover()
     record.finish(trial, "kept")
 
 
@@ -191,7 +162,7 @@ def test_holding_directory_full(rig: Rig, record: Record, protocol: str) -> None
     trial.active.wait_until(f"test -s {layout.HOLDING}/sm/10.9.0.22", 30)
     trial.power_cut()
     trial.start(trial.other())
-    recover(trial)
+    trial.recover()
     record.finish(trial, f"kept; monitor said {during} while it was full")
 
 
@@ -203,7 +174,7 @@ def test_power_cut_with_full_disk(rig: Rig, record: Record, protocol: str) -> No
     trial.power_cut()
     trial.start(trial.other())
     trial.active.run(f"rm {layout.EXPORT}/.filler")
-    recover(trial)
+    trial.recover()
     record.finish(trial, "kept")
 
 
@@ -221,7 +192,7 @@ def test_read_only(rig: Rig, record: Record, protocol: str) -> None:
     assert service.call(trial.active, nfslock, "monitor").rc == 1
     trial.power_cut()
     trial.start(trial.other())
-    recover(trial)
+    trial.recover()
     record.finish(trial, "monitor failed, kept")
 
 
@@ -232,7 +203,7 @@ def test_dead_client(rig: Rig, record: Record, protocol: str) -> None:
     trial.client_dies(rig["rival"])
     trial.power_cut()
     trial.start(trial.other())
-    recover(trial)
+    trial.recover()
     record.finish(trial, "kept")
 
 
@@ -254,5 +225,5 @@ def test_agent_killed_in_start(rig: Rig, record: Record, seed: int) -> None:
         assert service.call(node, nfslock, "stop").rc == 0
     node.run(service.COMMANDS["fs"][1])
     trial.start(node)
-    recover(trial)
+    trial.recover()
     record.finish(trial, "kept")

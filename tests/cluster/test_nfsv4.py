@@ -9,7 +9,6 @@ import os
 
 import pytest
 
-from tests.cluster.test_by_hand import lost, recover
 from tests.support.vm import audits, frames, service
 from tests.support.vm.report import Record
 from tests.support.vm.rig import Rig
@@ -30,7 +29,7 @@ def test_again_and_again(
         trial = steady(rig, protocol)
         trial.power_cut()
         trial.start(trial.other())
-        recover(trial)
+        trial.recover()
         with capsys.disabled():
             print(f"\nNFSv{protocol}: {turn + 1} kept", trial.times())
     record.finish(trial, f"kept, {ROUNDS} of {ROUNDS}")
@@ -58,7 +57,7 @@ def delegations_on_reclaim(trial: Trial) -> list[str]:
 @with_sessions
 def test_rival_is_back_first(rig: Rig, record: Record, protocol: str) -> None:
     trial = rival_first(rig, protocol)
-    recover(trial)
+    trial.recover()
     assert set(delegations_on_reclaim(trial)) == {"none"}
     record.finish(trial, "kept")
 
@@ -82,7 +81,7 @@ def test_times(rig: Rig, record: Record, protocol: str, times: Grace) -> None:
     trial = steady(rig, protocol, times=times)
     trial.power_cut()
     trial.start(trial.other())
-    recover(trial)
+    trial.recover()
     record.finish(trial, "kept")
 
 
@@ -113,7 +112,7 @@ def test_other_scope_control(rig: Rig, record: Record, protocol: str) -> None:
     nfslock = next(r for r in trial.resources if r.name == "locks")
     monitor = service.call(trial.active, nfslock, "monitor", level=10)
     assert monitor.rc == 1 and "server scope elsewhere" in monitor.output, monitor
-    lost(trial)
+    trial.lose()
     record.finish(trial, "lost, as it must be; monitor said so")
 
 
@@ -130,5 +129,5 @@ def test_running_nfsd(rig: Rig, record: Record, protocol: str) -> None:
     node.run(service.COMMANDS["fs"][1])
     trial.resources = service.group(True, "3,4", takeover_running_nfsd="restart")
     trial.start(node)
-    recover(trial)
+    trial.recover()
     record.finish(trial, "refused by default; with restart kept")

@@ -15,7 +15,6 @@ import time
 
 import pytest
 
-from tests.cluster.test_by_hand import recover
 from tests.support.vm import layout, locks, service
 from tests.support.vm.control import Event
 from tests.support.vm.report import Record
@@ -92,7 +91,7 @@ def cuts(
         lost += not kept(trial)
         if takeovers and turn % 10 == 0:
             trial.start(trial.other())
-            recover(trial)
+            trial.recover()
     return lost, gaps
 
 

@@ -233,6 +233,7 @@ class Trial:
         """The active node has just started: every lock comes back, nobody else gets one."""
         self.wait_held()
         self.wait_io()
+        self.wait_reclaimed()
         self.local_rival()
         self.end_grace()
         self.wait_rivals("denied")
@@ -240,7 +241,15 @@ class Trial:
 
     def lose(self) -> None:
         """The control: without lock migration the adoptive node does not know the locks, and a
-        process that wants them gets them while their owner goes on writing."""
+        process that wants them gets them while their owner goes on writing.
+
+        An NFSv4 client reclaims by itself as soon as it is connected again, if it may: it gets the
+        time to do so.
+        """
+        if self.protocol != "3":
+            for owner in self.owners:
+                owner.wait_for("wrote", "error", after=self.fault_at + 0.5, timeout=150)
+            self.wait_reclaimed()
         self.end_grace()
         files = self.held_files()
         assert audits.not_held(self) == files

@@ -20,10 +20,15 @@ from .system import Like, System
 #: Longest scope (bytes): nfsd keeps it as a host name (__NEW_UTS_LEN).
 MAX_SCOPE = 64
 _UNIT = "nfs-server.service"
-_DROP_IN = f"/run/systemd/system/{_UNIT}.d/nfslock-scope.conf"
+_PLACE = f"/run/systemd/system/{_UNIT}.d"
+_DROP_IN = "nfslock-scope.conf"
+#: Beside the drop-in, where systemd reads *.conf only: the scope while a service is here, and that
+#: systemd has read the drop-in. So it is told to read its units again once, not at each start and
+#: stop, which takes it seconds on a busy node.
+_VALUE, _LOADED = "nfslock-scope", "nfslock-scope.loaded"
 #: Where the stock nfsserver agent keeps its nfs_server_scope; it has its own way to set it.
 STOCK = "/run/sysconfig/nfs-server-scope"
-_SET = ('echo "$0" > /proc/sys/kernel/hostname && read count < /proc/fs/nfsd/threads && '
+_SET = ('echo "$scope" > /proc/sys/kernel/hostname && read count < /proc/fs/nfsd/threads && '
         'echo "$count" > /proc/fs/nfsd/threads')
 _EXCHANGE_ID, _COMPOUND = 42, 1
 
@@ -55,41 +60,44 @@ def wanted(system: System, configured: str, default: str) -> str:
     return scope
 
 
+def drop_in() -> str:
+    """The lines for systemd: no matter who starts nfs-server.service, the scope is set next."""
+    value = f"{_PLACE}/{_VALUE}"
+    command = f"test -e {STOCK} || test ! -e {value} || {{ read scope < {value} && {_SET}; }}"
+    return ("# Written by nfslock. Does nothing while none of its services is on this node.\n"
+            "[Service]\n"
+            f"ExecStartPost=/usr/bin/unshare --uts /bin/sh -c '{command.replace('$', '$$')}'\n")
+
+
 def install(system: System, scope: str) -> bool:
     """Have systemd set the scope whenever it starts nfsd; False where systemd does not run."""
     if not _systemd(system):
         return False
-    command = _SET.replace('"$0"', scope).replace("$", "$$").replace('"', "")
-    text = (
-        "# Written by nfslock while its service is on this node.\n[Service]\n"
-        f"ExecStartPost=/bin/sh -c 'test -e {STOCK} || "
-        f"exec unshare --uts /bin/sh -c \"{command}\"'\n")
-    place, name = os.path.split(_DROP_IN)
-    if system.identity(_DROP_IN) is None or system.read(_DROP_IN) != text.encode():
-        os.makedirs(system.path(place), exist_ok=True)
-        system.write(place, {name: text.encode()}, Like(0o644), durable=False)
-        _reload(system)
+    text = drop_in().encode()
+    os.makedirs(system.path(_PLACE), exist_ok=True)
+    known = system.identity(f"{_PLACE}/{_LOADED}") and system.identity(f"{_PLACE}/{_DROP_IN}")
+    if not known or system.read(f"{_PLACE}/{_DROP_IN}") != text:
+        system.remove(_PLACE, [_LOADED])
+        system.write(_PLACE, {_DROP_IN: text}, Like(0o644), durable=False)
+        system.checked("systemctl", "daemon-reload")
+        system.write(_PLACE, {_LOADED: b""}, Like(0o644), durable=False)
+    system.write(_PLACE, {_VALUE: f"{scope}\n".encode()}, Like(0o644), durable=False)
     return True
 
 
 def uninstall(system: System) -> None:
-    """Let nfsd announce what it did before."""
-    if system.identity(_DROP_IN) is not None:
-        system.remove(os.path.dirname(_DROP_IN), [os.path.basename(_DROP_IN)])
-        _reload(system)
+    """Let nfsd announce, when it is started next, what it did before."""
+    if system.identity(f"{_PLACE}/{_VALUE}") is not None:
+        system.remove(_PLACE, [_VALUE])
 
 
 def _systemd(system: System) -> bool:
     return os.path.isdir(system.path("/run/systemd/system"))
 
 
-def _reload(system: System) -> None:
-    system.checked("systemctl", "daemon-reload")
-
-
 def announce(system: System, scope: str) -> None:
     """Set the scope of the running nfsd now. Clients notice at their next EXCHANGE_ID only."""
-    system.checked("unshare", "--uts", "/bin/sh", "-c", _SET, scope)
+    system.checked("unshare", "--uts", "/bin/sh", "-c", f"scope=$0; {_SET}", scope)
 
 
 def announced(address: str) -> str | None:

@@ -51,7 +51,7 @@ def record(request: pytest.FixtureRequest) -> Iterator[report.Record]:
     full = Row(
         row.scenario, row.driver, row.protocol, SUITE, row.kind, outcome, *row.times
     )
-    request.node.user_properties += [("row", full), ("versions", _rigs[0].image.versions)]
+    request.node.user_properties += [("row", list(full)), ("versions", _rigs[0].image.versions)]
 
 
 @pytest.hookimpl(wrapper=True)

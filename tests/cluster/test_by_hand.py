@@ -2,7 +2,7 @@
 """Scenarios in which the group is started and stopped by hand, in the order of the cluster's group.
 
 They hold what does not need a cluster manager: protocols, instants, kernels. Each fault has a
-control with `lock_migration=no`, in which the lock must be lost: else the fault proves nothing.
+control with lock_migration=no (kind "off"), in which the lock must be lost: else it proves nothing.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from tests.support.vm.report import Record
 from tests.support.vm.rig import Rig
 from tests.support.vm.trial import BYTES, Trial, steady
 
-every_protocol = pytest.mark.parametrize(
-    "protocol", [pytest.param("3", marks=pytest.mark.quick), "4.0", "4.1", "4.2"]
-)
+NFSV4 = ("4.0", "4.1", "4.2")
+
+
+def rows(*protocols: str, quick: bool = False) -> pytest.MarkDecorator:
+    """Each protocol with the locks protected, and its control."""
+    found = []
+    for protocol in protocols:
+        for kind in ("on", "off"):
+            if quick and protocol == "3":
+                marks = [pytest.mark.quick]
+            else:
+                marks = [pytest.mark.full] if kind == "off" else []
+            found.append(pytest.param(protocol, kind, marks=marks, id=f"{protocol}-{kind}"))
+    return pytest.mark.parametrize(("protocol", "kind"), found)
 
 
 @pytest.mark.scenario("power cut under steady locks")
-@every_protocol
-def test_power_cut(rig: Rig, record: Record, protocol: str) -> None:
-    trial = steady(rig, protocol)
+@rows("3", *NFSV4, quick=True)
+def test_power_cut(rig: Rig, record: Record, protocol: str, kind: str) -> None:
+    trial = steady(rig, protocol, kind == "on")
     trial.power_cut()
     trial.start(trial.other())
-    trial.recover()
-    record.finish(trial, "kept")
-
-
-@pytest.mark.scenario("control: power cut, lock_migration=no")
-@every_protocol
-def test_power_cut_control(rig: Rig, record: Record, protocol: str) -> None:
-    trial = steady(rig, protocol, lock_migration=False)
-    trial.power_cut()
-    trial.start(trial.other())
-    trial.lose()
-    record.finish(trial, "lost, as it must be")
+    record.finish(trial, trial.verdict())
 
 
 def lock_and_cut(trial: Trial) -> float:
@@ -64,166 +64,156 @@ def lock_and_cut(trial: Trial) -> float:
 
 
 @pytest.mark.scenario("power cut within 0.1 s of a client's first lock")
-@every_protocol
-def test_first_lock_then_power_cut(rig: Rig, record: Record, protocol: str) -> None:
-    trial = steady(rig, protocol, fresh=True)
-    gap = lock_and_cut(trial)
-    assert gap < 0.1
+@rows("3", *NFSV4, quick=True)
+def test_first_lock_then_power_cut(rig: Rig, record: Record, protocol: str, kind: str) -> None:
+    gap = 1.0
+    for _ in range(5):  # a cut that came later, on a busy machine, is not the scenario
+        trial = steady(rig, protocol, kind == "on", fresh=True)
+        gap = lock_and_cut(trial)
+        if gap < 0.1:
+            break
+    assert gap < 0.1, "this machine is too busy"
     trial.start(trial.other())
-    trial.recover()
-    record.finish(trial, f"kept, cut {1000 * gap:.0f} ms after the lock")
-
-
-@pytest.mark.scenario("control: power cut after the first lock, lock_migration=no")
-@every_protocol
-def test_first_lock_then_power_cut_control(rig: Rig, record: Record, protocol: str) -> None:
-    trial = steady(rig, protocol, lock_migration=False, fresh=True)
-    lock_and_cut(trial)
-    trial.start(trial.other())
-    trial.lose()
-    record.finish(trial, "lost, as it must be")
+    record.finish(trial, f"{trial.verdict()}, cut after {1000 * gap:.0f} ms")
 
 
 @pytest.mark.scenario("planned move and failback, locks held while the group stops")
-@every_protocol
-def test_planned_move(rig: Rig, record: Record, protocol: str) -> None:
-    trial = steady(rig, protocol)
-    for _ in range(2):
+@rows("3", *NFSV4, quick=True)
+def test_planned_move(rig: Rig, record: Record, protocol: str, kind: str) -> None:
+    trial = steady(rig, protocol, kind == "on")
+    outcome = ""
+    for _ in range(2 if trial.protected else 1):
         trial.fault()
         trial.stop()
         trial.start(trial.other())
-        trial.recover()
+        outcome = trial.verdict()
         trial.dismiss_local_rivals()
-    record.finish(trial, "kept")
-
-
-@pytest.mark.scenario("control: planned move, lock_migration=no")
-@every_protocol
-def test_planned_move_control(rig: Rig, record: Record, protocol: str) -> None:
-    trial = steady(rig, protocol, lock_migration=False)
-    trial.fault()
-    trial.stop()
-    trial.start(trial.other())
-    trial.lose()
-    record.finish(trial, "lost, as it must be")
+    record.finish(trial, outcome)
 
 
 @pytest.mark.scenario("second failover within the grace period")
-@every_protocol
-def test_two_failovers_within_grace(rig: Rig, record: Record, protocol: str) -> None:
-    trial = steady(rig, protocol)
+@rows("3", *NFSV4, quick=True)
+def test_two_failovers_within_grace(rig: Rig, record: Record, protocol: str, kind: str) -> None:
+    trial = steady(rig, protocol, kind == "on")
     trial.stop()
     trial.start(trial.other())
-    trial.wait_held()
-    assert trial.in_grace()
+    if trial.protected:
+        trial.wait_held()
+        assert trial.in_grace()
     trial.power_cut()
     trial.start(trial.other())
-    trial.recover()
-    record.finish(trial, "kept")
+    record.finish(trial, trial.verdict())
+
+
+@pytest.mark.scenario("the grace period ends before the address comes")
+@pytest.mark.parametrize("protocol", ["3"])
+def test_told_too_late(rig: Rig, record: Record, protocol: str) -> None:
+    """The locks are lost then, and somebody has to say so."""
+    trial = steady(rig, protocol)
+    node, nfslock = trial.other(), locks_resource(trial)
+    trial.power_cut()
+    service.by_hand(node, trial.resources[:3], "start")  # filesystem, nfslock, server
+    trial.active = node
+    trial.end_grace()
+    service.by_hand(node, trial.resources[3:], "start")
+    node.wait_until("nfslock status locks | grep -q settled", 60)
+    said = service.call(node, nfslock, "monitor")
+    assert said.rc == 190 and "grace period was over" in said.output, said
+    record.finish(trial, "monitor says that they are lost")
 
 
 @pytest.mark.scenario("rpc.statd killed, then power cut")
-@pytest.mark.parametrize("protocol", ["3"])
-def test_statd_killed(rig: Rig, record: Record, protocol: str) -> None:
-    trial = steady(rig, protocol)
+@rows("3")
+def test_statd_killed(rig: Rig, record: Record, protocol: str, kind: str) -> None:
+    trial = steady(rig, protocol, kind == "on")
     assert trial.active.kill9("rpc.statd") == 1
     trial.power_cut()
     trial.start(trial.other())
-    trial.recover()
-    record.finish(trial, "kept")
+    record.finish(trial, trial.verdict())
 
 
 @pytest.mark.scenario("propagator killed, a new client locks, then power cut")
-@pytest.mark.parametrize("protocol", ["3"])
-def test_propagator_killed(rig: Rig, record: Record, protocol: str) -> None:
-    trial = steady(rig, protocol, fresh=True)
-    trial.active.run("systemctl kill -s KILL nfslock-locks.service")
+@rows("3")
+def test_propagator_killed(rig: Rig, record: Record, protocol: str, kind: str) -> None:
+    trial = steady(rig, protocol, kind == "on", fresh=True)
+    if trial.protected:
+        trial.active.run("systemctl kill -s KILL nfslock-locks.service")
     trial.owners.append(locks.owner(rig["client"], [BYTES]))
     trial.power_cut()
     trial.start(trial.other())
-    trial.recover()
-    record.finish(trial, "kept")
+    record.finish(trial, trial.verdict())
 
 
 @pytest.mark.scenario("filesystem full while a new client locks; space again; power cut")
-@pytest.mark.parametrize("protocol", ["3"])
-def test_holding_directory_full(rig: Rig, record: Record, protocol: str) -> None:
-    trial = steady(rig, protocol, fresh=True)
-    nfslock = next(r for r in trial.resources if r.name == "locks")
+@rows("3")
+def test_holding_directory_full(rig: Rig, record: Record, protocol: str, kind: str) -> None:
+    trial = steady(rig, protocol, kind == "on", fresh=True)
     trial.owners.append(locks.owner(rig["client"], [BYTES]))
     trial.active.fill_disk(layout.EXPORT)
-    trial.active.wait_until("nfslock status", 30)
     newcomer = locks.Program(rig["rival"], "rival", "posix", [f"{layout.MOUNT}/{BYTES}"], 0.5)
     trial.rivals.append(newcomer)
     newcomer.wait_for("denied", "refused")
-    during = service.call(trial.active, nfslock, "monitor").rc
-    assert during in (190, 1), "monitor has nothing to say about a full disk"
+    if trial.protected:
+        during = service.call(trial.active, locks_resource(trial), "monitor").rc
+        assert during in (190, 1), "monitor has nothing to say about a full disk"
     trial.active.run(f"rm {layout.EXPORT}/.filler")
-    trial.active.wait_until(f"test -s {layout.HOLDING}/sm/10.9.0.22", 30)
+    if trial.protected:
+        trial.active.wait_until(f"test -s {layout.HOLDING}/sm/10.9.0.22", 30)
     trial.power_cut()
     trial.start(trial.other())
-    trial.recover()
-    record.finish(trial, f"kept; monitor said {during} while it was full")
+    record.finish(trial, trial.verdict())
 
 
 @pytest.mark.scenario("filesystem full at the power cut")
-@pytest.mark.parametrize("protocol", ["3"])
-def test_power_cut_with_full_disk(rig: Rig, record: Record, protocol: str) -> None:
-    trial = steady(rig, protocol)
+@rows("3")
+def test_power_cut_with_full_disk(rig: Rig, record: Record, protocol: str, kind: str) -> None:
+    trial = steady(rig, protocol, kind == "on")
     trial.active.fill_disk(layout.EXPORT)
     trial.power_cut()
     trial.start(trial.other())
     trial.active.run(f"rm {layout.EXPORT}/.filler")
-    trial.recover()
-    record.finish(trial, "kept")
+    record.finish(trial, trial.verdict())
 
 
 @pytest.mark.scenario("holding directory read-only while a new client locks, then power cut")
-@pytest.mark.parametrize("protocol", ["3"])
-def test_read_only(rig: Rig, record: Record, protocol: str) -> None:
-    trial = steady(rig, protocol, fresh=True)
-    nfslock = next(r for r in trial.resources if r.name == "locks")
+@rows("3")
+def test_read_only(rig: Rig, record: Record, protocol: str, kind: str) -> None:
+    trial = steady(rig, protocol, kind == "on", fresh=True)
     trial.owners.append(locks.owner(rig["client"], [BYTES]))
     here = layout.HOLDING
-    trial.active.run(f"mount --bind {here} {here} && mount -o remount,bind,ro {here}")
+    trial.active.run(
+        f"mkdir -p {here} && mount --bind {here} {here} && mount -o remount,bind,ro {here}")
     newcomer = locks.Program(rig["rival"], "rival", "posix", [f"{layout.MOUNT}/{BYTES}"], 0.5)
     trial.rivals.append(newcomer)
     newcomer.wait_for("denied", "refused")
-    assert service.call(trial.active, nfslock, "monitor").rc == 1
+    if trial.protected:
+        assert service.call(trial.active, locks_resource(trial), "monitor").rc == 1
     trial.power_cut()
     trial.start(trial.other())
-    trial.recover()
-    record.finish(trial, "monitor failed, kept")
+    record.finish(trial, trial.verdict())
 
 
-@pytest.mark.scenario("one of two clients is dead at takeover")
-@pytest.mark.parametrize("protocol", ["3"])
-def test_dead_client(rig: Rig, record: Record, protocol: str) -> None:
-    trial = steady(rig, protocol)
-    trial.client_dies(rig["rival"])
-    trial.power_cut()
-    trial.start(trial.other())
-    trial.recover()
-    record.finish(trial, "kept")
-
-
-@pytest.mark.scenario("agent killed at a random point of start, {n} times")
+@pytest.mark.full
+@pytest.mark.scenario("agent killed at a random point of start")
 @pytest.mark.parametrize("seed", range(4))
 def test_agent_killed_in_start(rig: Rig, record: Record, seed: int) -> None:
     trial = steady(rig, "3")
-    record.scenario = f"agent killed at a random point of start (seed {seed})"
+    record.scenario += f" (seed {seed})"
     chance = random.Random(seed)
     node = trial.other()
-    nfslock = next(r for r in trial.resources if r.name == "locks")
     trial.power_cut()
     node.run(service.COMMANDS["fs"][0])
     for _ in range(2):
         delay = chance.uniform(0.2, 6.0)
         killer = f"sleep {delay:.2f}; pkill -9 -f resource.d/flm/nfslock"
         node.begin(killer, timeout=30)
-        service.call(node, nfslock, "start")
-        assert service.call(node, nfslock, "stop").rc == 0
+        service.call(node, locks_resource(trial), "start")
+        assert service.call(node, locks_resource(trial), "stop").rc == 0
     node.run(service.COMMANDS["fs"][1])
     trial.start(node)
-    trial.recover()
-    record.finish(trial, "kept")
+    record.finish(trial, trial.verdict())
+
+
+def locks_resource(trial: Trial) -> service.Resource:
+    """nfslock among the service's resources."""
+    return next(resource for resource in trial.resources if resource.name == "locks")

@@ -15,6 +15,8 @@ import random
 import subprocess
 import sys
 import tarfile
+import tempfile
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +33,13 @@ from tests.support.service import HOLDING, MOUNT_POINT, OK, Cluster
 from tests.support.writelog import Epoch, State
 
 EVER = sys.maxsize
+#: fsync and its like succeed and do nothing: the library's durable write is no longer durable.
+_NO_SYNC = """
+int fsync(int fd) { (void)fd; return 0; }
+int fdatasync(int fd) { (void)fd; return 0; }
+int syncfs(int fd) { (void)fd; return 0; }
+"""
+NO_SYNC, PRELOAD = "/usr/local/lib/no-sync.so", "/etc/ld.so.preload"
 _LOOK = "/var/tmp/look"
 
 
@@ -192,12 +201,14 @@ def take_over(cluster: Cluster, image: Image, required: Required) -> None:
     crash.set_local(node)
     service.mount(node)
     try:
-        before = Before(service.records(node), required.state, required.generation)
+        # What was being written has a name of its own, and was promised to nobody.
+        records = {k: v for k, v in service.records(node).items() if not k.startswith(".")}
+        before = Before(records, required.state, required.generation)
         if node.path(f"{HOLDING}/owner.json").exists():
             found = Before.of(service, node)
             before.state = max(found.state, before.state)
             before.generation = max(found.generation, before.generation)
-        outcome = service.agent.start(node)
+        outcome = service.agent(node, "start", timeout=60)  # s; how fast is not the question
         crash.failed_clearly(outcome)
         assert outcome.code == OK, outcome
         before.check(service, node)
@@ -250,7 +261,7 @@ class Replay:
                         tally.takeovers += 1
                         take_over(self.cluster, image, required)
                 except AssertionError as error:
-                    wrong = [str(error)]
+                    wrong = [str(error) or traceback.format_exc(limit=-1)]
                 tally.complaints += [f"{where}: {line}" for line in wrong]
                 world.seen(image.path).unlink()
             writelog.apply(durable, epoch.pieces)
@@ -269,6 +280,15 @@ class Replay:
         new = digest not in self._seen
         self._seen.add(digest)
         return new
+
+
+def no_sync() -> bytes:
+    """A library that takes fsync away from every program when PRELOAD names it (ld.so(8))."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder, "no-sync.so")
+        command = ["cc", "-shared", "-fPIC", "-nostdlib", "-x", "c", "-", "-o", str(library)]
+        subprocess.run(command, input=_NO_SYNC, text=True, check=True)
+        return library.read_bytes()
 
 
 def copy(source: Path, target: Path) -> None:

@@ -10,13 +10,12 @@ NFSLOCK_CRASH=all (`make crash`) takes all prefixes. Real NFS servers: tests/clu
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.host import crash
+from tests.host import crash, power_loss
 from tests.host.power_loss import Promised, Replay, Tally
 from tests.host.test_crash_propagator import binary, use_callout
 from tests.support.hosts import Node
@@ -26,12 +25,6 @@ from tests.support.wait import wait_until
 
 __all__ = ["binary"]
 
-#: fsync and its like succeed and do nothing: the library's durable write is no longer durable.
-NO_SYNC = """
-int fsync(int fd) { (void)fd; return 0; }
-int fdatasync(int fd) { (void)fd; return 0; }
-int syncfs(int fd) { (void)fd; return 0; }
-"""
 #: What is tried by default: one image of so many, and so many takeovers for each recording.
 SAMPLE = {"reorderings": 10, "every": 5, "takeovers": 3}
 NAMES = [f"192.0.2.{number}" for number in range(120, 130)]
@@ -104,6 +97,7 @@ def replay(stage: Stage, capsys: pytest.CaptureFixture[str], replay: Replay) -> 
     return tallies
 
 
+@pytest.mark.timeout(7200 if crash.ALL else 900)
 def test_no_power_cut_loses_a_record(
     new_cluster: Callable[..., Cluster], binary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,26 +124,18 @@ def test_no_power_cut_loses_a_record(
 
 @pytest.mark.parametrize("off", ["fsync", "barrier"])
 def test_control_without_fsync_or_flushes_records_are_lost(
-    new_cluster: Callable[..., Cluster], binary: Path, tmp_path: Path, off: str,
+    new_cluster: Callable[..., Cluster], binary: Path, off: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """The same checks see the loss when fsync does nothing, or when the disk is told of none."""
     stage = Stage(new_cluster(clients=0), binary)
     a = stage.cluster.a
     if off == "fsync":
-        take_fsync_away(a, tmp_path)
+        a.path(power_loss.NO_SYNC).write_bytes(power_loss.no_sync())
+        a.path(power_loss.PRELOAD).write_text(f"{power_loss.NO_SYNC}\n")
     stage.bring_up(a, "noatime,nobarrier" if off == "barrier" else "noatime")
     stage.lock(a, *NAMES[:3])
     stage.cut(a)
     (tally,) = replay(stage, capsys, Replay(stage.cluster, **SAMPLE))
     lost = {line.rpartition(" ")[2] for line in tally.complaints if "lost: " in line}
     assert lost == set(NAMES[:3])
-
-
-def take_fsync_away(node: Node, folder: Path) -> None:
-    """Let fsync and its like do nothing in every program that starts on the node from now on."""
-    source, library = folder / "no-sync.c", "/usr/local/lib/no-sync.so"
-    source.write_text(NO_SYNC)
-    subprocess.run(
-        ["cc", "-shared", "-fPIC", "-o", str(node.path(library)), str(source)], check=True)
-    node.path("/etc/ld.so.preload").write_text(f"{library}\n")

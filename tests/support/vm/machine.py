@@ -54,6 +54,8 @@ class Machine:
         self.folder = folder
         self.switch = switch
         self.shared = shared
+        #: Where the writes and flushes of the shared disk are recorded from the next power-on on.
+        self.recorder: Path | None = None
         self.listeners: list[Callable[[Event], None]] = []
         self.on_fence: Callable[[str], str] = lambda request: "error nobody fences here"
         self.frozen = False
@@ -145,9 +147,15 @@ class Machine:
                 f"virtio-net-pci,netdev={network},mac={mac(self.name, network)},romfile=",
             ]  # fmt: skip
         if self.shared is not None:
+            drive = f"file={self.shared},format=raw"
+            if self.recorder is not None:
+                # A recording lives as long as this process: nobody needs it on the host's disk.
+                self.recorder.write_bytes(b"")
+                drive = (f"driver=blklogwrites,file.driver=file,file.filename={self.shared},"
+                         f"log.driver=file,log.filename={self.recorder},log.locking=off,"
+                         "log.cache.direct=off,log.cache.no-flush=on")
             devices += [
-                "-drive", (f"file={self.shared},format=raw,if=none,id=shared,cache=none,"
-                          "file.locking=off,discard=unmap"),
+                "-drive", f"{drive},if=none,id=shared,cache=none,file.locking=off,discard=unmap",
                 "-device", "virtio-blk-pci,drive=shared,share-rw=on",
             ]  # fmt: skip
         return [

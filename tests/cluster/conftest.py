@@ -77,6 +77,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
             _folders.append(str(value))
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A scenario may bring up a cluster first, on two cores that others use too.
 

@@ -103,12 +103,12 @@ def rival(kind, interval, paths):
                 continue
             if got:
                 say("granted", file=path, took=time.monotonic() - started)
-                told(0.2)
+                word = told(0.2) or word
                 say("returning", file=path)
                 unlock(descriptors[path], kind)
             else:
                 say("denied", file=path, took=time.monotonic() - started)
-        word = told(interval)
+        word = word or told(interval)
     say("end")
 
 

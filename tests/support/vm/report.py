@@ -2,7 +2,7 @@
 """The table of results: one row per scenario, printed after a run and written to doc/proof.md.
 
 Each suite's run leaves its rows in the cache; `python3 -m tests.support.vm.report` prints the rows
-of all suites together, `--proof` writes doc/proof.md from them.
+of all suites together, `--proof` writes doc/proof.md and the table of the README from them.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import hashlib
 import json
 import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 from .images import CACHE, REPOSITORY, SUITES
 from .trial import Times, Trial
 
 RESULTS = CACHE / "results"
-PROOF = REPOSITORY / "doc" / "proof.md"
+PROOF, README = REPOSITORY / "doc" / "proof.md", REPOSITORY / "README.md"
+#: What encloses the table of the README.
+MARKS = ("<!-- scenarios: written by `make cluster-full` -->", "<!-- end of scenarios -->")
 HEADINGS = (
     "scenario", "driven by", "protocol", "suite", "outcome", "VIP", "notified", "lock held", "I/O",
     "control: protection off", "stock agents",
@@ -149,7 +150,8 @@ def proof() -> str:
     ]
     return (
         "# Proof on real kernels\n\n"
-        "Written by `make cluster-full`; what the scenarios do and how they are judged stands in\n"
+        "Written by `make cluster-full` (or by runs of parts of it with the same library: a row\n"
+        "that is not there was not run); what the scenarios do and how they are judged stands in\n"
         "[tests/cluster/README.md](../tests/cluster/README.md). Seconds are counted from the\n"
         "fault, in machines that are emulated in software: compare them with each other only.\n\n"
         f"Run on {time.strftime('%Y-%m-%d', time.gmtime())}.\n\n"
@@ -157,10 +159,20 @@ def proof() -> str:
     )  # fmt: skip
 
 
+def readme(text: str) -> str:
+    """The README with the main suite's table between its two marks."""
+    before, begin, rest = text.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not end:
+        raise ValueError(f"README.md: no {' ... '.join(MARKS)}")
+    rows = [row for row in load()[1] if row.suite == "trixie"]
+    return f"{before}{begin}\n{table(rows)}\n{end}{after}"
+
+
 if __name__ == "__main__":
     if "--proof" in sys.argv:
-        Path(PROOF).parent.mkdir(exist_ok=True)
-        Path(PROOF).write_text(proof())
-        print(f"written: {PROOF}")
+        PROOF.write_text(proof())
+        README.write_text(readme(README.read_text()))
+        print(f"written: {PROOF}, and the table of {README}")
     else:
         print(table(load()[1]))

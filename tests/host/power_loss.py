@@ -186,10 +186,10 @@ def judge(found: Found, required: Required) -> list[str]:
             state = nsm.decode_state(found["state"])
     except ValueError as error:
         wrong.append(f"owner.json or state: {error}")
-    generation = owner.generation if owner else 0
+    generation, state = (owner.generation, max(state, owner.state)) if owner else (0, state)
     if generation < required.generation:
         wrong.append(f"generation {generation}, {required.generation} was shown")
-    if max(state, owner.state if owner else 0) < required.state:
+    if state < required.state:
         wrong.append(f"state {state}, {required.state} was shown")
     return wrong
 

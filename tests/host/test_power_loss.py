@@ -11,19 +11,20 @@ NFSLOCK_CRASH=all (`make crash`) takes all prefixes. Real NFS servers: tests/clu
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from nfslock import nsm
+from nfslock.owner import Owner
 from tests.host import crash, power_loss
-from tests.host.power_loss import Promised, Replay, Tally
-from tests.host.test_crash_propagator import binary, use_callout
+from tests.host.power_loss import Promised, Replay, Required, Tally, judge
+from tests.host.test_crash_propagator import use_callout
 from tests.support.hosts import Node
 from tests.support.recorded_disk import RecordedDisk, position
 from tests.support.service import Cluster, ip_of
 from tests.support.wait import wait_until
-
-__all__ = ["binary"]
 
 #: What is tried by default: one image of so many, and so many takeovers for each recording.
 SAMPLE = {"reorderings": 10, "every": 5, "takeovers": 3}
@@ -133,9 +134,51 @@ def test_control_without_fsync_or_flushes_records_are_lost(
     if off == "fsync":
         a.path(power_loss.NO_SYNC).write_bytes(power_loss.no_sync())
         a.path(power_loss.PRELOAD).write_text(f"{power_loss.NO_SYNC}\n")
-    stage.bring_up(a, "noatime,nobarrier" if off == "barrier" else "noatime")
+    # commit: the journal's own timer (5 s) must not save what fsync does not.
+    stage.bring_up(a, "noatime,commit=300" + (",nobarrier" if off == "barrier" else ""))
     stage.lock(a, *NAMES[:3])
     stage.cut(a)
     (tally,) = replay(stage, capsys, Replay(stage.cluster, **SAMPLE))
     lost = {line.rpartition(" ")[2] for line in tally.complaints if "lost: " in line}
     assert lost == set(NAMES[:3])
+
+
+ONE, TWO, THREE = NAMES[:3]
+RECORD = {f"sm/{name}": nsm.format_line(name, "nodeA") for name in NAMES}
+OWNER = Owner("locks", "nodeA", "boot", 3, 7)
+GOOD = {
+    "sm/": b"", "notify/": b"", "sm/.nfslock.1.0": b"half a rec",
+    f"sm/{ONE}": RECORD[f"sm/{ONE}"], f"sm/{TWO}": RECORD[f"sm/{TWO}"],
+    f"notify/{ONE}": RECORD[f"sm/{ONE}"],
+    "owner.json": OWNER.encode(), "state": nsm.encode_state(7),
+}  # fmt: skip
+REQUIRED = Required(frozenset((ONE, TWO)), frozenset((ONE, TWO, THREE)), 3, 7)
+
+
+def test_the_judgement_accepts_what_was_promised() -> None:
+    assert judge(GOOD, REQUIRED) == []
+    more = {f"sm/{THREE}": RECORD[f"sm/{THREE}"]}
+    assert judge({**GOOD, **more}, REQUIRED) == [], "written, and not yet promised"
+    before = {**GOOD, "state": nsm.encode_state(5)}
+    assert judge(before, REQUIRED) == [], "owner.json has the newer number"
+    assert judge({}, Required(frozenset(), frozenset(), 0, 0)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({f"sm/{ONE}": None}, f"lost: {ONE}"),
+        ({f"sm/{NAMES[3]}": RECORD[f"sm/{NAMES[3]}"]}, f"invented: {NAMES[3]}"),
+        ({f"sm/{ONE}": b""}, f"sm/{ONE}: monitor record is empty"),
+        ({f"sm/{ONE}": RECORD[f"sm/{TWO}"]}, f"sm/{ONE} is the record of"),
+        ({f"notify/{ONE}": b"\0"}, f"notify/{ONE}: monitor record is empty"),
+        ({"owner.json": None}, "generation 0, 3 was shown"),
+        ({"owner.json": b""}, "owner.json or state: is no JSON"),
+        ({"owner.json": replace(OWNER, generation=2).encode()}, "generation 2, 3 was shown"),
+        ({"state": b""}, "owner.json or state: state file of 0 bytes"),
+        ({"state": None, "owner.json": replace(OWNER, state=5).encode()}, "state 5, 7 was shown"),
+    ],
+)
+def test_the_judgement_sees_what_is_wrong(change: dict[str, bytes | None], wrong: str) -> None:
+    found = {path: data for path, data in {**GOOD, **change}.items() if data is not None}
+    assert any(line.startswith(wrong) for line in judge(found, REQUIRED)), judge(found, REQUIRED)

@@ -4,8 +4,10 @@
 A client that has a write delegation grants locks on that file to itself. When a client reclaims an
 open, nfsd (6.12, nfs4_open_delegation) gives it one whether it had one or not, as long as nobody
 else has the file open, and in a grace period nobody has until he has reclaimed, too. A client that
-is back first can then take a lock that its owner has not reclaimed yet: two owners. And two clients
-that share several files can each hold what the other waits for until it is too late to reclaim.
+is back first can then take a lock that its owner has not reclaimed yet: two owners. Recordings of
+power cuts with NFSv4.1 show it: the reply to the rival's OPEN (CLAIM_PREVIOUS) brings a write
+delegation; the owner's own gets NFS4ERR_DELAY; the rival is recalled, says NFS4_OK and returns
+nothing before the grace period is over; then the owner gets NFS4ERR_NO_GRACE and has lost the lock.
 A delegation is also what makes the times of `grace.py` dangerous.
 
 But a client that *holds* delegations has its locks nowhere else, and loses them without a word when
@@ -88,20 +90,25 @@ def prepare(runtime: Runtime, held: Nfsdcld, clients: int, wanted: bool) -> None
     switch(runtime, False)
 
 
-def follow(runtime: Runtime, held: Nfsdcld) -> None:
-    """While the service stands: off as soon as no client reclaims, noted once none is left."""
+def follow(runtime: Runtime, held: Nfsdcld, none_left: bool) -> bool:
+    """While the service stands: off as soon as no client reclaims, noted once none is left.
+
+    Returns whether none is left, which the caller keeps for the next time.
+    """
     on = enabled(runtime.system)
     if on:
         held.note(NOTE, False)
-    elif held.noted(NOTE):
-        return
+    elif none_left or held.noted(NOTE):
+        return True
     if grace.remaining(runtime.system):
-        return
+        return False
     if on:
         switch(runtime, False)
     elif not outstanding(runtime.system):
         held.note(NOTE, True)
         ocf.logger.info("no NFSv4 client has a delegation any more")
+        return True
+    return False
 
 
 def check(system: System) -> None:

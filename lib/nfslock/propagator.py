@@ -86,6 +86,8 @@ class Propagator:
         self._senders: set[int] = set()
         self._sweeping: Iterator[object] | None = None
         self._swept = False
+        #: Whether no NFSv4 client has a delegation any more.
+        self._no_delegations = False
         #: How many clients statd's callout let through unconfirmed before the last whole sweep.
         self._caught_up = 0
         self._next_sweep = self._last_sweep = system.monotonic()
@@ -221,7 +223,8 @@ class Propagator:
         if self.recovery is not None:
             yield from self.recovery.steps(self._settled)
             if not self.config.v4_delegations and self._settled():
-                delegations.follow(self.runtime, self.recovery.held.database)
+                self._no_delegations = delegations.follow(
+                    self.runtime, self.recovery.held.database, self._no_delegations)
         self._check_server()
         self.mirror.expire(
             plan.patience(self.config.propagate_interval), self.announcement.ready_since)

@@ -60,12 +60,12 @@ def test_they_go_once_the_service_stands(node: Runtime, held: Nfsdcld) -> None:
     root = Path(node.system.root)
     (root / "proc/locks").write_text("1: DELEG  ACTIVE    WRITE 284 fe:10:32779 0 EOF\n")
     delegations.prepare(node, held, 7, False)
-    delegations.follow(node, held)
+    delegations.follow(node, held, False)
     assert not delegations.enabled(node.system) and not held.noted(delegations.NOTE)
-    delegations.follow(node, held)
+    delegations.follow(node, held, False)
     assert not held.noted(delegations.NOTE), "a client still has one"
     (root / "proc/locks").write_text("")
-    delegations.follow(node, held)
+    assert delegations.follow(node, held, False)
     assert held.noted(delegations.NOTE)
 
 
@@ -77,10 +77,10 @@ def test_not_while_clients_reclaim(node: Runtime, held: Nfsdcld) -> None:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
     delegations.prepare(node, held, 7, False)
-    delegations.follow(node, held)
+    delegations.follow(node, held, False)
     assert delegations.enabled(node.system)
     (root / "proc/fs/nfsd/v4_end_grace").write_text("Y")
-    delegations.follow(node, held)
+    delegations.follow(node, held, False)
     assert not delegations.enabled(node.system)
 
 
@@ -89,7 +89,7 @@ def test_somebody_switches_them_on_again(node: Runtime, held: Nfsdcld) -> None:
     delegations.switch(node, True)
     with pytest.raises(Degraded, match="leases-enable"):
         delegations.check(node.system)
-    delegations.follow(node, held)
+    assert not delegations.follow(node, held, True)
     assert not delegations.enabled(node.system) and not held.noted(delegations.NOTE)
 
 
@@ -105,7 +105,7 @@ def test_a_stop_sets_the_switch_as_it_was(node: Runtime, held: Nfsdcld, before: 
     delegations.switch(node, before)
     node.remove("leases")
     delegations.prepare(node, held, 7, False)  # on, for clients that may have some
-    delegations.follow(node, held)  # off
+    delegations.follow(node, held, False)  # off
     assert not delegations.enabled(node.system)
     delegations.restore(node)
     assert delegations.enabled(node.system) is before

@@ -16,7 +16,9 @@ from tests.support.vm.service import Grace
 from tests.support.vm.trial import Trial, steady
 
 ROUNDS = int(os.environ.get("NFSLOCK_ROUNDS", "20"))
-with_sessions = pytest.mark.parametrize("protocol", ["4.1", "4.2"])
+with_sessions = pytest.mark.parametrize(
+    "protocol", ["4.1", pytest.param("4.2", marks=pytest.mark.full)]
+)
 
 
 @pytest.mark.full

@@ -42,7 +42,7 @@ host: apt-test .venv/ok callout ## tests with real daemons in namespaces (root)
 
 crash: apt-test .venv/ok callout ## SIGKILL, EIO, ENOSPC at every durable call, power cut at every write (root)
 	NFSLOCK_CRASH=all $(VENV)/pytest -s -o timeout=7200 tests/host/test_crash.py \
-	  tests/host/test_crash_propagator.py tests/host/test_crash_callout.py tests/host/test_power_loss.py
+	  tests/host/test_crash_propagator.py tests/host/test_power_loss.py
 
 FUZZ_SECONDS = 600
 fuzz: .venv/ok ## fuzz every parser (FUZZ_SECONDS=600 in all; needs atheris)

@@ -211,8 +211,5 @@ int main(int argc, char **argv)
 	for (nfds_t i = 0; i < count; i++)
 		if (services[i].state == WAITING || services[i].state == MISSED)
 			note(&services[i], argv[2]);
-	for (nfds_t i = 0; i < count; i++)
-		if (services[i].fd >= 0)
-			send(services[i].fd, "noted", 5, MSG_NOSIGNAL);
 	return 0;
 }

@@ -14,8 +14,7 @@ client, so it imports built-in modules only and starts nothing. callout.c is the
     RUN/SERVICE/callout.sock     one packet `add-client NUL MON_NAME NUL MY_NAME`, one packet back:
                                  `durable`, or why not
     RUN/SERVICE/callout.timeout  how long to wait, in milliseconds
-    RUN/SERVICE/callout.missed   a byte for each client that was let through without an answer;
-                                 the same is said by a packet `noted` to who has not answered yet
+    RUN/SERVICE/callout.missed   a byte for each client that was let through without an answer
 
 A socket that refuses is a propagator being restarted: it is tried again until the time is over.
 """
@@ -45,7 +44,7 @@ RUN = "/run/nfslock"
 _TIMEOUT_MS, _LIMIT_MS = 2000, 30000
 #: Milliseconds between two attempts to reach a propagator that is being restarted.
 _PAUSE_MS = 20
-_DURABLE, _NOTED = b"durable", b"noted"
+_DURABLE = b"durable"
 
 
 def connect(packet: bytes) -> "socket | None":
@@ -128,8 +127,8 @@ class Round:
                     self.missed.append(service)
 
 
-def hand_over(packet: bytes, run: str = RUN) -> Round:
-    """Give the packet to every propagator below `run`; who has not taken it is missed, or waiting.
+def hand_over(packet: bytes, run: str = RUN) -> "list[str]":
+    """Give the packet to every propagator below `run`; returns the services that did not take it.
 
     Changes the current directory.
     """
@@ -138,7 +137,7 @@ def hand_over(packet: bytes, run: str = RUN) -> Round:
     try:
         services = listdir(run)
     except OSError:
-        return this
+        return []
     for service in services:
         this.send(service)
         if service in this.waiting:
@@ -150,7 +149,7 @@ def hand_over(packet: bytes, run: str = RUN) -> Round:
         this.receive(left)
         for service in [name for name, sock in this.waiting.items() if sock is None]:
             this.send(service)
-    return this
+    return this.missed + list(this.waiting)
 
 
 def note(missed: "list[str]", mon_name: bytes, run: str = RUN) -> None:
@@ -175,16 +174,9 @@ def note(missed: "list[str]", mon_name: bytes, run: str = RUN) -> None:
 def main(argv: "list[bytes]", run: str = RUN) -> int:
     """Handle one event of statd's; always 0: statd does not look at it."""
     if len(argv) >= 4 and argv[1] == b"add-client":
-        this = hand_over(b"\0".join(argv[1:4]), run)
-        missed = this.missed + list(this.waiting)
+        missed = hand_over(b"\0".join(argv[1:4]), run)
         if missed:
             note(missed, argv[2], run)
-        for sock in this.waiting.values():
-            try:
-                if sock:
-                    sock.send(_NOTED)
-            except OSError:
-                pass
     return 0
 
 

@@ -4,9 +4,6 @@
 Only statd's user and root reach the socket: it belongs to the owner of statd's sm directory, mode
 0600, and who connects is looked at again (SO_PEERCRED, unix(7)). One request is read, acted upon
 and answered at once; nobody who connects and says nothing can hold the propagator up.
-
-statd grants the lock whatever becomes of its callout. One that was killed, or could not be run,
-cannot say that a client was let through: then it is counted here.
 """
 
 from __future__ import annotations
@@ -15,15 +12,13 @@ import os
 import socket
 import struct
 
-from . import nfsconf
-from ._vendor import ocf
 from .errors import Error
 from .runtime import Runtime
 from .system import Like, System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 SOCKET, TIMEOUT, MISSED = "callout.sock", "callout.timeout", "callout.missed"
 FILES = (SOCKET, TIMEOUT, MISSED)
@@ -31,10 +26,6 @@ FILES = (SOCKET, TIMEOUT, MISSED)
 _PATIENCE = 0.05
 _BACKLOG = 128
 _LARGEST = 8192
-#: The names under which the callout is installed.
-PROGRAMS = ("nfslock-callout", "callout.py")
-#: Seconds after a new record in which statd's callout for it comes: statd runs it at once.
-_EXPECTED = 10.0
 
 
 class CalloutServer:
@@ -51,10 +42,6 @@ class CalloutServer:
         #: The longest time (seconds) between a request and its answer.
         self.slowest = 0.0
         self._timeout = b""
-        #: Since when (monotonic seconds) a client has had a record that no callout told of.
-        self._expected: dict[str, float] = {}
-        program = nfsconf.setting(system, "statd", "ha-callout") or ""
-        self._is_configured = os.path.basename(program) in PROGRAMS
         owner = os.stat(system.path(f"{statd_dir}/sm"))
         self._uid, self._gid = owner.st_uid, owner.st_gid
         os.makedirs(system.path(runtime.directory), 0o755, exist_ok=True)
@@ -141,39 +128,11 @@ class CalloutServer:
                 answer = b"durable"
                 self.served += 1
         finally:
-            self._expected.pop(mon_name, None)
             self.slowest = max(self.slowest, self.system.monotonic() - began)
             try:
                 peer.send(answer)
-            except OSError:
-                # It has given up on us, and says whether it has noted that, or it was killed.
-                if event and not _has_noted(peer):
-                    self._miss(mon_name, "was killed while it waited")
-
-    def expect(self, clients: Iterable[str]) -> None:
-        """Clients that have a new record, and no callout so far: one should come.
-
-        Those that have waited for it too long are counted: statd has let them through.
-        """
-        now = self.system.monotonic()
-        for client in clients if self._is_configured else ():
-            self._expected.setdefault(client, now)
-        for client in [one for one, since in self._expected.items() if now - since >= _EXPECTED]:
-            del self._expected[client]
-            self._miss(client, "was killed, or cannot be run")
-
-    def _miss(self, client: str, reason: str) -> None:
-        ocf.logger.error(
-            "statd's callout for %s %s: its lock was granted before its record was known to be "
-            "safe: see `nfslock status`", client, reason)
-        try:
-            fd = os.open(MISSED, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC,
-                         dir_fd=self._directory)
-        except OSError as error:
-            ocf.logger.error("%s/%s: %s", self.runtime.directory, MISSED, error.strerror)
-            return
-        os.write(fd, b".")
-        os.close(fd)
+            except OSError:  # it has given up on us, and has noted that
+                pass
 
     def close(self) -> None:
         """The service leaves: callouts do not wait for it any more."""
@@ -183,11 +142,3 @@ class CalloutServer:
             pass
         self._socket.close()
         os.close(self._directory)
-
-
-def _has_noted(peer: socket.socket) -> bool:
-    """Whether a callout that has gone counted its client as missed itself."""
-    try:
-        return peer.recv(64, socket.MSG_DONTWAIT) == b"noted"
-    except OSError:
-        return False

@@ -198,9 +198,12 @@ def missed(system: System, since: float) -> bool:
 
 
 def _ended(system: System, path: str) -> bool | None:
-    """Whether a server is out of grace; None where the kernel does not say."""
+    """Whether a server is out of grace; None where the kernel does not say.
+
+    lockd's file ends with a NUL after the line (Linux fs/lockd/procfs.c, nlm_end_grace_read).
+    """
     try:
-        return system.read(path).strip() == b"Y"
+        return system.read(path).startswith(b"Y")
     except (OSError, ValueError):
         return None
 

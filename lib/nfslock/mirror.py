@@ -49,9 +49,6 @@ class Mirror:
         self.absent: dict[str, float] = {}
         #: Clients known from statd's callout alone: that its directory lacks them says nothing.
         self.told: set[str] = set()
-        #: Clients whose record was new and that no callout has asked for; its reader clears it.
-        self.unasked: set[str] = set()
-        self._asked: set[str] = set()
         #: Clients whose record could not be written: the next sweep tries again.
         self._owed: set[str] = set()
         self._where: dict[str, set[str]] = {}
@@ -188,7 +185,6 @@ class Mirror:
         elsewhere), the record is made from the names. ValueError for names that none can hold.
         """
         made = nsm.format_line(mon_name, my_name)
-        self._asked.add(mon_name)
         self.touch((mon_name,))
         if not self._is_here(mon_name, my_name):
             self.touch(self._names() ^ self.files.keys())
@@ -198,8 +194,6 @@ class Mirror:
             new = nsm.missing_lines(nsm.parse_record(old) if old else (), made)
             if new:
                 self._put({mon_name: old + new})
-        self._asked.discard(mon_name)
-        self.unasked.discard(mon_name)
 
     def _is_here(self, mon_name: str, my_name: str) -> bool:
         return any((mon_name, my_name) in self.files[name]
@@ -225,8 +219,6 @@ class Mirror:
                 self.absent.setdefault(client, now)
         new = plan.additions(local, held)
         self._put(new)
-        self.unasked.update(new.keys() - self._asked)
-        self._asked.difference_update(new)
         return len(new)
 
     def _put(self, records: dict[str, bytes]) -> None:

@@ -212,11 +212,9 @@ class Propagator:
         """One sweep and what is due with it, in steps."""
         missed = 0
         if self.callouts is not None:
-            self.callouts.expect(self.mirror.unasked if self._swept else ())
             missed = self.callouts.missed()
             self.callouts.set_timeout(self.config.callout_timeout)
         self.holding.check_owner()
-        self.mirror.unasked.clear()
         # After a callout that was not confirmed in time nothing is taken for granted.
         yield from self.mirror.steps(self._watched() and missed == self._caught_up)
         self._caught_up = missed

@@ -18,7 +18,6 @@ import json
 import os
 
 from . import nfsconf
-from .callout_server import PROGRAMS
 from .errors import Error
 from .supervise import has_systemd
 from .system import Like, System
@@ -104,7 +103,7 @@ def missing(system: System) -> list[str]:
     elif not os.access(system.path(callout), os.X_OK):
         lacking.append(f"[statd] ha-callout={callout} in nfs.conf is no program: no new client's "
                        "record is waited for")
-    elif os.path.basename(callout) not in PROGRAMS:
+    elif os.path.basename(callout) not in ("nfslock-callout", "callout.py"):
         lacking.append(f"[statd] ha-callout={callout} in nfs.conf is not nfslock's: let it call "
                        f"{callout_program(system)} with its own arguments")
     if (nfsconf.setting(system, "sm-notify", "lift-grace") or "y").lower() not in _NO:

@@ -303,7 +303,7 @@ class System:
                 time.sleep(0.01)
         return self.start_time(pid) != born
 
-    def run(self, *argv: str, timeout: float = 10.0) -> tuple[int, str]:
+    def run(self, *argv: str, timeout: float = 30.0) -> tuple[int, str]:
         """Run a command to its end: (exit code, its output and errors together).
 
         No shell, closed stdin, an environment from scratch. MissingError when there is no such

@@ -75,17 +75,12 @@ def points(node: Node, run: Callable[[list[str]], object], *options: str) -> lis
 
 def traced(node: Node, followed: bool) -> list[Point]:
     """Return the points in the trace that strace has left."""
-    return traced_in(node.read(TRACE), CALLS, followed)
-
-
-def traced_in(trace: str, calls: str, followed: bool) -> list[Point]:
-    """Return the points at which these calls were made, in order."""
     made: dict[tuple[str, str], int] = {}
     found: dict[Point, None] = {}
-    for line in trace.splitlines():
+    for line in node.read(TRACE).splitlines():
         pid, _, rest = line.partition(" ") if followed else ("", "", line)
         call, bracket, _ = rest.strip().partition("(")
-        if bracket and call in calls.split(","):
+        if bracket and call in CALLS.split(","):
             made[pid, call] = made.get((pid, call), 0) + 1
             found[Point(call, made[pid, call])] = None
     return list(found)
@@ -198,9 +193,8 @@ def failed_clearly(outcome: Outcome) -> None:
         assert outcome.reason, outcome
 
 
-def report(
-    title: str, fault: str, chosen: list[Point], every: list[Point], what: str = "durable calls"
-) -> str:
+def report(title: str, fault: str, chosen: list[Point], every: list[Point]) -> str:
     """Return the line that tells how many points were tried."""
     assert chosen
-    return f"\n{title}: {fault.partition('=')[2]} at {len(chosen)} of {len(every)} {what}"
+    return (f"\n{title}: {fault.partition('=')[2]} at {len(chosen)} of {len(every)} "
+            "durable calls")

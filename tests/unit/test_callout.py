@@ -171,45 +171,6 @@ def test_a_propagator_that_hangs_is_counted_and_holds_nobody_for_ever(node: Node
     # When it comes back it hears of both, although nobody waits for the answer any more.
     node.servers[0].serve()
     assert len(node.heard) == 4
-    assert node.missed("hangs") == 2, "each is counted once: the callout has said that it did"
-
-
-def test_a_callout_that_is_killed_is_counted_by_the_propagator(node: Node) -> None:
-    """Before the record was kept, so that its lock was granted too early."""
-    def keep(mon_name: str, my_name: str) -> None:
-        process.kill()
-        process.wait()
-
-    server = node.service("one", keep, serve=False)
-    process = node.start("add-client", "192.0.2.7", "nodeA")
-    wait_until(lambda: (server.serve(), node.heard)[1], "the request heard")
-    assert node.heard == [("one", "192.0.2.7", "nodeA")]
-    assert node.missed("one") == 1
-
-
-@pytest.mark.parametrize(("conf", "counted"), [
-    ("ha-callout=/usr/sbin/nfslock-callout", 1), ("ha-callout=/bin/true", 0), ("", 0)])
-def test_a_record_without_a_callout_is_counted(tmp_path: Path, conf: str, counted: int) -> None:
-    """A callout that could not be run, or was killed before it could say anything."""
-    class Clock(System):
-        now = 100.0
-
-        def monotonic(self) -> float:
-            return self.now
-
-    (tmp_path / "nfs/sm").mkdir(parents=True)
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/nfs.conf").write_text(f"[statd]\n{conf}\n")
-    system = Clock(str(tmp_path))
-    server = callout_server.CalloutServer(
-        system, Runtime(system, "one"), "/nfs", lambda mon, my: None)
-    server.expect(["192.0.2.7"])
-    assert server.missed() == 0, "it may yet come"
-    Clock.now += 60
-    server.expect([])
-    server.expect([])
-    assert server.missed() == counted
-    server.close()
 
 
 def test_a_propagator_that_cannot_keep_is_counted_at_once(node: Node) -> None:

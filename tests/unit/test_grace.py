@@ -25,7 +25,8 @@ def put(root: Path, **files: object) -> None:
         below = SYSCTLS if name.startswith("nlm_") and "end" not in name else (
             "proc/fs/lockd" if name.startswith("nlm_") else "proc/fs/nfsd")
         (root / below).mkdir(parents=True, exist_ok=True)
-        (root / below / name).write_text(f"{value}\n")
+        end = "\n\0" if name == "nlm_end_grace" else "\n"
+        (root / below / name).write_text(f"{value}{end}")
 
 
 def sysctl(root: Path, name: str) -> int:

@@ -190,18 +190,6 @@ def test_callouts_between_the_steps_of_a_sweep(place: Place) -> None:
     assert place.mirror.sweep() == 0
 
 
-def test_who_has_a_record_and_no_callout(place: Place) -> None:
-    place.mirror.sweep()
-    for client in ("10.0.0.1", "10.0.0.2", "10.0.0.3"):
-        place.monitor(client)
-    place.mirror.touch(["10.0.0.1", "10.0.0.2"])
-    place.mirror.keep("10.0.0.2", "node")  # its event came first
-    place.mirror.keep("10.0.0.3", "node")  # its event comes later
-    place.mirror.touch(["10.0.0.3"])
-    place.mirror.keep("10.0.0.4", "node")  # statd keeps it elsewhere
-    assert place.mirror.unasked == {"10.0.0.1"}
-
-
 def test_a_client_that_no_record_can_hold_is_refused(place: Place) -> None:
     with pytest.raises(ValueError, match="no monitor record can hold"):
         place.mirror.keep("../x", "node")

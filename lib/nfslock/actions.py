@@ -11,7 +11,6 @@ import json
 import os
 import stat
 import time
-from dataclasses import replace
 
 from . import (
     callout_server,
@@ -81,8 +80,8 @@ class Start:
             ocf.logger.warning(
                 "%s/sm: %d files are no monitor records and are left alone",
                 self.config.holding_dir, skipped)
-        return replace(
-            seen, exists=True, owner=owner, state=self.holding.read_state(), held=held,
+        return seen._replace(
+            exists=True, owner=owner, state=self.holding.read_state(), held=held,
             pending=frozenset(self.holding.pending()))
 
     def wanted(self) -> plan.Wanted:
@@ -259,7 +258,7 @@ def _leave(system: System, service: str, directory: str, mark: Mapping[str, str]
         if mark.get("v4_store"):
             tracking_mirror.from_text(system, mark["v4_store"], holding).touch(lambda: False)
     finally:
-        holding.write_owner(replace(owner, clean_stop=True))
+        holding.write_owner(owner._replace(clean_stop=True))
 
 
 def reload(system: System, config: params.Config, service: str, raw: Mapping[str, str]) -> None:

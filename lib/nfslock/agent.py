@@ -65,13 +65,7 @@ def _raw() -> dict[str, str]:
 
 
 def _actions() -> ModuleType:
-    """The module of the heavy actions, with the distribution's packages (psutil) in reach.
-
-    The executable starts without them (python3 -S): monitor does not need them, and they cost it.
-    """
-    import site
-
-    site.main()
+    """The module of the actions that monitor has no time to load."""
     from . import actions
 
     return actions

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import socket
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
 
 from . import grace, kernel
 from ._vendor import ocf
@@ -58,6 +58,16 @@ def names_of(address: str, configured: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((address, *names)))
 
 
+def _in_background(work: Callable[..., None], *arguments: object) -> threading.Thread:
+    """A thread for what may wait for the network; the process ends without waiting for it.
+
+    (concurrent.futures loads logging, which delays every takeover.)
+    """
+    thread = threading.Thread(target=work, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
 class Announcement:
     """The state number told to every client on the list, once the service stands."""
 
@@ -78,11 +88,12 @@ class Announcement:
         self.sender: NotifySockets | None = None
         self._present = False
         self._wake = wake
-        self._pool = ThreadPoolExecutor(1, "probe")
-        self._probe: Future[str] | None = None
+        self._probing = False
+        self._looks = 0  # a look that began before the service went has nothing to say
+        self._answer: str | Exception | None = None
         self._next_probe = 0.0
-        self._names = [
-            self._pool.submit(names_of, address, config.notify_names) for address in config.ip]
+        self._names: dict[str, tuple[str, ...]] = {}
+        self._look_ups = [_in_background(self._find_names, address) for address in config.ip]
         self._answered: set[str] = set()
         self._next_flush = 0.0
         self._device = self._find_device()
@@ -116,6 +127,7 @@ class Announcement:
         if self.ready_since is not None:
             self.waited, self.told_after = {}, None
         self.ready_since = None
+        self._looks, self._answer, self._probing = self._looks + 1, None, False
         if self.sender is not None:
             self.sender.close()
             self.sender = None
@@ -174,19 +186,22 @@ class Announcement:
                 self.told_after = self.system.monotonic() - self.ready_since
 
     def _wait(self, now: float) -> float | None:
-        if self._probe is not None and self._probe.done():
-            self._wait_for(self._probe.result())
-            self._probe = None
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            self._probing = False
+            self._next_probe = now + _PROBE_PAUSE
+            if isinstance(answer, Exception):
+                raise answer
+            self._wait_for(answer)
             if not self.waiting_for:
                 self.ready_since = now
                 self._look_at_grace()
                 return 0.0
-            self._next_probe = now + _PROBE_PAUSE
-        if self._probe is None:
+        if not self._probing:
             if now < self._next_probe:
                 return self._next_probe - now
-            self._probe = self._pool.submit(missing, self.system, self.config.ip, self._device)
-            self._probe.add_done_callback(lambda _: self._wake())
+            self._probing = True
+            _in_background(self._look, self._looks)
         return None
 
     def _look_at_grace(self) -> None:
@@ -198,17 +213,29 @@ class Announcement:
                 "lose their locks; make it longer than the group's start takes (sysctl "
                 "fs.nfs.nlm_grace_period)", len(self.pending))
 
+    def _look(self, number: int) -> None:
+        """Find out what clients would still lack (in a thread)."""
+        answer: str | Exception
+        try:
+            answer = missing(self.system, self.config.ip, self._device)
+        except (Error, OSError, ValueError) as error:
+            answer = error
+        if number == self._looks:
+            self._answer = answer
+        self._wake()
+
+    def _find_names(self, address: str) -> None:
+        """Find out by which names clients know the service (in a thread: DNS may hang)."""
+        self._names[address] = names_of(address, self.config.notify_names)
+
     def _open(self) -> NotifySockets:
         state = self.holding.read_state()
         if state is None:
             raise Error(f"{self.holding.path}/state is damaged: stop and start the resource")
-        vips = []
-        for address, found in zip(self.config.ip, self._names):
-            try:
-                names = found.result(_NAME_PATIENCE)
-            except TimeoutError:
-                names = (address,)
-            vips.append(Vip(address, names))
+        deadline = self.system.monotonic() + _NAME_PATIENCE
+        for look_up in self._look_ups:
+            look_up.join(max(0.0, deadline - self.system.monotonic()))
+        vips = [Vip(address, self._names.get(address, (address,))) for address in self.config.ip]
         return NotifySockets(vips, sorted(self.pending), state)
 
     def expired(self, now: float) -> bool:
@@ -238,6 +265,5 @@ class Announcement:
         }
 
     def close(self) -> None:
-        """Give sockets and the probing thread back."""
+        """Give the sockets back."""
         self._leave()
-        self._pool.shutdown(wait=False, cancel_futures=True)

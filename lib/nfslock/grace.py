@@ -15,7 +15,7 @@ nfsd's, and the lease must not be shorter than the grace period.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from . import nfsconf
 from .errors import Error, NodeError
@@ -28,8 +28,7 @@ GRACE, LEASE = 90, 90
 TIMEOUT, TIMEOUT_MIN, TIMEOUT_MAX = 10, 3, 20
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """What nfsd will use (s); `lockd_grace` before rounding, 0 for lockd's default."""
 
     grace: int = GRACE

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
 
 from . import kernel_tables, release_plan
 from .kernel_tables import Client, Lock, Mount
@@ -128,6 +129,10 @@ def processes(system: System, point: str) -> list[str]:
 
     Paths are compared first: files of other filesystems, which may hang, are not touched.
     """
+    if sys.flags.no_site:  # the agent starts without the distribution's packages
+        import site
+
+        site.main()
     import psutil
 
     try:

@@ -8,7 +8,6 @@ clients use, knows it and it answers its NULL procedure (RFC 1833, RFC 5531 sect
 from __future__ import annotations
 
 import os
-import random
 import socket
 
 from . import kernel_tables, rpc
@@ -17,6 +16,10 @@ from .system import System
 
 #: Seconds to wait for one answer of a program on this very node.
 _TIMEOUT = 1.0
+
+
+def _xid() -> int:
+    return int.from_bytes(os.urandom(4), "big")
 
 
 def _exchange(address: str, port: int, message: bytes, tcp: bool) -> bytes:
@@ -50,7 +53,7 @@ def call(address: str, port: int, message: bytes, tcp: bool) -> bytes | None:
 
 def port_of(address: str, program: int, version: int, tcp: bool) -> int:
     """The port at which rpcbind on `address` knows the program, 0 when it does not."""
-    xid = random.getrandbits(32)
+    xid = _xid()
     if address_family(address) == socket.AF_INET6:
         netid = "tcp6" if tcp else "udp6"
         question = rpc.encode_getaddr(xid, program, version, netid)
@@ -70,7 +73,7 @@ def answers(address: str, program: int, version: int) -> bool:
     """Whether the program is registered on `address` and answers NULL there, by TCP or UDP."""
     for tcp in (True, False):
         port = port_of(address, program, version, tcp)
-        null = rpc.encode_null(random.getrandbits(32), program, version)
+        null = rpc.encode_null(_xid(), program, version)
         if port and call(address, port, null, tcp) is not None:
             return True
     return False

@@ -8,7 +8,7 @@ Devices are MAJOR:MINOR in decimal, as mountinfo has them: that is the superbloc
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 _SIGKILL = 1 << 8
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(NamedTuple):
     """One line of /proc/PID/mountinfo (proc(5)); paths are plain, options the superblock's."""
 
     device: str
@@ -39,8 +38,7 @@ class Mount:
         return next((o.partition("=")[2] for o in self.options if o.startswith(f"{name}=")), "")
 
 
-@dataclass(frozen=True)
-class Lock:
+class Lock(NamedTuple):
     """One line of /proc/locks; `holder` is the command name of its pid, "" when that is gone."""
 
     kind: str
@@ -50,8 +48,7 @@ class Lock:
     holder: str = ""
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """One NFSv4 stateid: open, lock, deleg, layout; device "" where nfsd shows no file."""
 
     kind: str
@@ -61,8 +58,7 @@ class State:
     revoked: bool
 
 
-@dataclass(frozen=True)
-class Client:
+class Client(NamedTuple):
     """One NFSv4 client that nfsd knows: its number in /proc/fs/nfsd/clients and its state."""
 
     number: int

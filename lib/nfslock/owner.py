@@ -7,9 +7,8 @@ than its own writes nothing more.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import dataclass
+from typing import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-@dataclass(frozen=True)
-class Owner:
+class Owner(NamedTuple):
     """What owner.json says: who claimed the directory last, and how that ended."""
 
     service: str
@@ -31,7 +29,7 @@ class Owner:
 
     def encode(self) -> bytes:
         """The file's content: JSON, a key to a line, for people too."""
-        text = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1)
+        text = json.dumps({"format": FORMAT, **self._asdict()}, indent=1)
         return text.encode() + b"\n"
 
 
@@ -46,11 +44,11 @@ def decode_owner(data: bytes) -> Owner:
     if isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
         raise ValueError(f"has format {raw['format']}, newer than this release's {FORMAT}")
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(Owner):
-        value = raw.get(field.name)
-        if type(value).__name__ != field.type:
-            raise ValueError(f"has no usable {field.name!r}")
-        values[field.name] = value
+    for name, kind in zip(Owner._fields, (str, str, str, int, int, bool)):
+        value = raw.get(name)
+        if type(value) is not kind:
+            raise ValueError(f"has no usable {name!r}")
+        values[name] = value
     owner = Owner(**values)
     if owner.generation < 1 or not 0 < owner.state < 1 << 31:
         raise ValueError("has an impossible generation or state number")

@@ -17,7 +17,8 @@ the next start observes and plans anew. The order holds these rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from . import nsm
 from .owner import Owner
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """Who wants to start the service, and when (seconds since the epoch)."""
 
     service: str
@@ -41,21 +41,19 @@ class Wanted:
     v4: bool = False
 
 
-@dataclass(frozen=True)
-class Observed:
+class Observed(NamedTuple):
     """What a start found: the holding directory and this node's statd."""
 
     exists: bool = False
     owner: Owner | None = None
     state: int | None = None
     node_state: int | None = None
-    held: Mapping[str, bytes] = field(default_factory=dict)
+    held: Mapping[str, bytes] = MappingProxyType({})
     pending: frozenset[str] = frozenset()
-    local: Mapping[str, Lines] = field(default_factory=dict)
+    local: Mapping[str, Lines] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One idempotent step: its name, its argument, and a line for the log."""
 
     name: str

@@ -140,7 +140,7 @@ class Propagator:
         """Make the loop go round (from a thread or a signal handler)."""
         try:
             self._far.send(b"\0")
-        except BlockingIOError:
+        except OSError:  # it has not gone round since the last time, or goes no more
             pass
 
     def _woken(self) -> None:

@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .kernel_tables import mount_of
 from .plan import Step
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from .kernel_tables import Client, Lock, Mount, State
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What is to be released, and how far the administrator lets us go.
 
     `places`: mount point -> device as start found them. `others`: other services of ours here.
@@ -44,8 +43,7 @@ class Wanted:
     lockd_kill: str = "auto"
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """What this node shows of it."""
 
     addresses: frozenset[str] = frozenset()

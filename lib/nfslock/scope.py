@@ -11,9 +11,8 @@ count is written again under the wanted host name. That works with every kernel 
 from __future__ import annotations
 
 import os
-import random
 
-from . import kernel, nfsconf, rpc
+from . import kernel, nfsconf, rpc, units
 from .errors import ConfigError, Error
 from .system import Like, System
 
@@ -71,7 +70,7 @@ def drop_in() -> str:
 
 def install(system: System, scope: str) -> bool:
     """Have systemd set the scope whenever it starts nfsd; False where systemd does not run."""
-    if not _systemd(system):
+    if not units.booted(system):
         return False
     text = drop_in().encode()
     os.makedirs(system.path(_PLACE), exist_ok=True)
@@ -91,8 +90,6 @@ def uninstall(system: System) -> None:
         system.remove(_PLACE, [_VALUE])
 
 
-def _systemd(system: System) -> bool:
-    return os.path.isdir(system.path("/run/systemd/system"))
 
 
 def announce(system: System, scope: str) -> None:
@@ -111,7 +108,7 @@ def announced(address: str) -> str | None:
     owner = rpc.xdr_string(b"nfslock asks for the server scope")
     question = (rpc.xdr_string(b"") + rpc.xdr_uint(1, 1, _EXCHANGE_ID) + b"nfslock\0" + owner
                 + rpc.xdr_uint(0, 0, 0))
-    message = rpc.encode_call(random.getrandbits(32), rpc.NFS, 4, _COMPOUND, question)
+    message = rpc.encode_call(int.from_bytes(os.urandom(4), "big"), rpc.NFS, 4, _COMPOUND, question)
     body = kernel.call(address, 2049, message, tcp=True)
     try:
         return _scope(body) if body is not None else None

@@ -2,6 +2,8 @@
 """What a node needs once, before it may run a service: statd's callout and quiet systemd units.
 
     nfs.conf drop-in      [statd] ha-callout, [sm-notify] lift-grace=n (nfs.conf(5))
+    rpc-statd             takes its arguments from a file: a start need not have systemd read all
+                          its units again
     rpc-statd-notify      masked: its sm-notify would announce the node, use the records up, and end
                           lockd's grace when there are none
     nfs-server            not started at boot: the cluster does that
@@ -13,13 +15,11 @@ below the system's root.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 
-from . import nfsconf
+from . import nfsconf, statd, units
 from .errors import Error
-from .supervise import has_systemd
 from .system import Like, System
 
 TYPE_CHECKING = False
@@ -35,6 +35,7 @@ _DROP_IN = "nfslock.conf"
 _UNITS = "/etc/systemd/system"
 _VENDOR_UNITS = ("/usr/lib/systemd/system", "/lib/systemd/system")
 _NOTIFY = "rpc-statd-notify.service"
+_STATD = f"{_UNITS}/{statd.UNIT}.d/{units.DROP_IN}"
 #: Units that the cluster starts (the nfsserver agent), under the names that distributions use.
 _CLUSTERED = ("nfs-server.service", "nfs-kernel-server.service", "nfsserver.service")
 _DEPENDENCIES = f"{_UNITS}/resource-agents-deps.target.d/{_DROP_IN}"
@@ -86,6 +87,8 @@ def wanted(system: System) -> dict[str, State]:
     files: dict[str, State] = {f"{drop_ins}/{_DROP_IN}": ("text", _HEAD + conf)}
     if _has_unit(system, _NOTIFY):
         files[f"{_UNITS}/{_NOTIFY}"] = ("link", "/dev/null")
+    if _has_unit(system, statd.UNIT):
+        files[_STATD] = ("text", _HEAD + statd.drop_in(system))
     if any(system.status(place) is not None for place in _VENDOR_UNITS):
         needs = "rpcbind.socket proc-fs-nfsd.mount"
         files[_DEPENDENCIES] = ("text", f"{_HEAD}[Unit]\nWants={needs}\nAfter={needs}\n")
@@ -113,6 +116,7 @@ def missing(system: System) -> list[str]:
         if path.startswith(_UNITS) and _look(system, path) != state:
             lacking.append({
                 f"{_UNITS}/{_NOTIFY}": f"{_NOTIFY} is not masked: it would announce the node",
+                _STATD: f"{_STATD} is missing or another: a start has systemd read all its units",
                 _DEPENDENCIES: f"{path} is missing or another: rpcbind may come after Pacemaker",
             }.get(path, f"{path} starts at boot what the cluster should start"))
     return lacking
@@ -153,6 +157,8 @@ def _lines(state: State) -> list[str]:
 
 def diff(todo: Mapping[str, tuple[State, State]]) -> str:
     """The changes as a unified diff."""
+    import difflib  # a start asks this module what the node lacks, and shows no differences
+
     out: list[str] = []
     for path, (now, then) in todo.items():
         before, after = (path if state is not None else "/dev/null" for state in (now, then))
@@ -174,7 +180,7 @@ def apply(system: System, undo: bool = False) -> dict[str, tuple[State, State]]:
         _put(system, path, then)
     if undo and record:
         _put(system, _RECORD, None)
-    if todo and not system.root and has_systemd(system):
+    if todo and not system.root and units.booted(system):
         system.run("systemctl", "daemon-reload", timeout=30.0)
     return todo
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from . import nfsconf, nsm
+from . import nfsconf, nsm, processes, units
 from .errors import Error, MissingError
 from .system import TEMPORARY, Like, System
 
@@ -22,17 +21,15 @@ if TYPE_CHECKING:
 
     Lines = dict[tuple[str, str], bytes]
 
-_UNIT = "rpc-statd.service"
-_DROP_IN = f"/run/systemd/system/{_UNIT}.d/nfslock.conf"
+UNIT, _NAME = "rpc-statd.service", "rpc.statd"
 #: Seconds that statd may take to end or to come up.
 _PATIENCE = 15.0
 
 
-@dataclass(frozen=True)
-class Scan:
+class Scan(NamedTuple):
     """The records in an sm directory: lines by file name, and the names that are no records."""
 
-    files: dict[str, Lines] = field(default_factory=dict)
+    files: dict[str, Lines]
     skipped: tuple[str, ...] = ()
 
 
@@ -128,20 +125,23 @@ def is_sm_notify_held_off(system: System) -> bool:
 
 def pids(system: System) -> list[int]:
     """The rpc.statd processes in this network namespace."""
-    import psutil
+    return processes.named(system, _NAME)
 
-    found = []
-    own = os.stat(f"{system.proc}/self/ns/net")
-    for process in psutil.process_iter():
-        try:
-            net = os.stat(f"{system.proc}/{process.pid}/ns/net")
-            if process.name() == "rpc.statd" and (net.st_dev, net.st_ino) == (
-                own.st_dev, own.st_ino
-            ) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-        except (psutil.Error, OSError):
-            continue
-    return found
+
+def _arguments_file(system: System) -> str:
+    return f"{system.run_dir}-statd.env"
+
+
+def drop_in(system: System) -> str:
+    """The part of statd's unit that lets its arguments come from a file.
+
+    So systemd need not read all units of the node again whenever they change. `nfslock setup-node`
+    puts it there for good.
+    """
+    program = processes.program(system, _NAME) or "/usr/sbin/rpc.statd"
+    return ("[Service]\nEnvironment=RPC_STATD_NO_NOTIFY=1\n"
+            f"EnvironmentFile=-{_arguments_file(system)}\n"
+            f"ExecStart=\nExecStart={program} $NFSLOCK_STATD\n")
 
 
 def stop(system: System) -> None:
@@ -150,8 +150,8 @@ def stop(system: System) -> None:
     Locks are not touched: the kernel keeps its own list of monitored clients. A new client's
     first lock is refused (ENOLCK) until statd is back.
     """
-    if _systemd(system):
-        _checked(system, "systemctl", "stop", _UNIT)
+    if units.exists(system, UNIT):
+        system.checked("systemctl", "stop", UNIT)
     # One that mount.nfs or a person started is outside the unit.
     for pid in pids(system):
         if not system.end(pid, system.start_time(pid), _PATIENCE):
@@ -164,33 +164,22 @@ def start(system: System, directory: str, name: str) -> None:
     `name` is the service's (statd -n). Through its systemd unit where systemd runs, else the
     daemon itself.
     """
-    program = shutil.which("rpc.statd", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    program = processes.program(system, _NAME)
     if program is None:
         raise MissingError("rpc.statd is not installed: install nfs-common (nfs-utils on Red Hat)")
     argv = [program, "--no-notify", "--name", name]
     if directory not in system.statd_dirs:
         argv += ["--state-directory-path", directory]
-    if not _systemd(system):
-        _checked(system, *argv)
+    if not units.exists(system, UNIT):
+        system.checked(*argv)
         return
-    text = ("# Written by nfslock while it starts a service; gone at the next boot.\n[Service]\n"
-            f"Environment=RPC_STATD_NO_NOTIFY=1\nExecStart=\nExecStart={' '.join(argv)}\n")
-    place, file_name = os.path.split(_DROP_IN)
-    os.makedirs(system.path(place), exist_ok=True)
+    place, file_name = os.path.split(_arguments_file(system))
+    text = f"NFSLOCK_STATD={' '.join(argv[1:])}\n"
     system.write(place, {file_name: text.encode()}, Like(0o644), durable=False)
-    _checked(system, "systemctl", "daemon-reload")
-    _checked(system, "systemctl", "start", _UNIT)
-
-
-def _systemd(system: System) -> bool:
-    """Whether systemd is the init here (sd_booted(3)) and has a unit for statd."""
-    if not os.path.isdir(system.path("/run/systemd/system")):
-        return False
-    code, out = system.run("systemctl", "show", "--value", "-p", "LoadState", _UNIT)
-    return code == 0 and out == "loaded"
-
-
-def _checked(system: System, *argv: str) -> None:
-    code, out = system.run(*argv, timeout=60.0)
-    if code:
-        raise Error(f"`{' '.join(argv)}` failed ({code}): {out.splitlines()[-1] if out else ''}")
+    if units.has_drop_in(system, UNIT, drop_in(system)):
+        system.checked("systemctl", "start", UNIT)
+        if any(processes.arguments(system, pid) == argv for pid in pids(system)):
+            return
+    # Or it was put there by a start that was killed before systemd knew of it.
+    units.put_drop_in(system, UNIT, drop_in(system))
+    system.checked("systemctl", "restart", UNIT)

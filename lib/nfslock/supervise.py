@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+from . import units
 from ._vendor import ocf
 from .errors import Error
 from .runtime import Runtime
@@ -43,16 +44,11 @@ def unit(service: str) -> str:
     return f"nfslock-{safe}.service"
 
 
-def has_systemd(system: System) -> bool:
-    """Whether systemd is the init of this node (sd_booted(3))."""
-    return os.path.isdir(system.path("/run/systemd/system"))
-
-
 def launch(runtime: Runtime) -> None:
     """Start the supervised propagator in the background; the caller waits for its status."""
     service = runtime.service
     environment = {name: os.environ[name] for name in _LOGGING if name in os.environ}
-    if has_systemd(runtime.system):
+    if units.booted(runtime.system):
         # Before=pacemaker.service: at shutdown the cluster stops its resources first.
         settings = ["Restart=on-failure", "RestartSec=100ms", f"RestartPreventExitStatus={FINAL}",
                     "StartLimitIntervalSec=0", "Before=pacemaker.service", "KillMode=mixed",
@@ -76,7 +72,7 @@ def end(runtime: Runtime) -> bool:
     status, parent = runtime.read("status"), runtime.read("supervisor")
     # Without parameters none of them starts again.
     runtime.remove("parameters")
-    if has_systemd(system):
+    if units.is_transient(system, unit(runtime.service)):
         try:
             system.run("systemctl", "stop", unit(runtime.service), timeout=20.0)
         except Error as error:

@@ -34,7 +34,7 @@ _PROGRAMS = ((rpc.NLM, 4), (rpc.MOUNTD, 3), (rpc.STATD, 1))
 #: Seconds after which these are asked for again.
 _PORTS_LAST = 60.0
 #: The kernel's tables are read again after a pause of so many times what the last look took.
-_SHARE = 50
+_SHARE = 200
 
 
 class Tickler:
@@ -114,18 +114,20 @@ class Tickler:
         began = self.system.monotonic()
         if ready_since is None or self._rounds or not self.addresses or began < self._next_look:
             return
-        self._look()
+        ports = self._service_ports()
+        began = self.system.monotonic()
+        self._look(ports)
         now = self.system.monotonic()
         self._next_look = now + _SHARE * (now - began)
 
-    def _look(self) -> None:
+    def _look(self, ports: set[int]) -> None:
         found: set[tickle.Connection] = set()
         for table in ("tcp", "tcp6"):
             try:
                 text = self.system.read(f"{self.system.proc}/net/{table}", 1 << 26).decode()
             except (OSError, ValueError):
                 continue
-            found |= tickle.established(text, self.addresses, self._service_ports())
+            found |= tickle.established(text, self.addresses, ports)
         data = tickle.encode(found)
         if data != self._written:
             try:

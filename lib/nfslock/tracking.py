@@ -9,9 +9,8 @@ out of newer kernels. Our resource starts before nfsd, so what counts is what *w
 from __future__ import annotations
 
 import os
-import shutil
 
-from . import holders, nfsconf
+from . import holders, nfsconf, processes, units
 from .errors import ConfigError, MissingError
 from .system import System
 from .tracking_directory import Directory
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 
 
 KINDS = ("nfsdcld", "nfsdcltrack", "v4recovery")
-_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 _HELPER = "/sys/module/nfsd/parameters/cltrack_prog"
 _UNIT = "nfsdcld.service"
 _STATE = "/var/lib/nfs"
@@ -88,15 +86,14 @@ def _detect(system: System) -> str:
 
 def _will_start(system: System) -> bool:
     """Whether nfsdcld comes up with nfsd: its program is there and its unit is not masked."""
-    if shutil.which("nfsdcld", path=_PATH) is None:
+    if processes.program(system, "nfsdcld") is None:
         return False
-    if not os.path.isdir(system.path("/run/systemd/system")):
+    if not units.booted(system):
         # Somebody else starts it: having been used before is the best sign, no rival the second.
         used = system.identity(f"{_STATE}/nfsdcld/main.sqlite")
         rival = system.identity(f"{_STATE}/nfsdcltrack/main.sqlite")
         return bool(used and used[2]) or not (rival and rival[2] and _helper(system))
-    _, out = system.run("systemctl", "show", "--value", "-p", "LoadState", _UNIT)
-    return out == "loaded"
+    return units.exists(system, _UNIT)
 
 
 def _helper(system: System) -> bool:
@@ -105,7 +102,7 @@ def _helper(system: System) -> bool:
         program = system.read(_HELPER).decode().strip()
     except (OSError, ValueError):
         program = "/sbin/nfsdcltrack"  # nfsd.ko's own default; the module is not loaded yet
-    return bool(program) and shutil.which(os.path.basename(program), path=_PATH) is not None
+    return bool(program) and processes.program(system, os.path.basename(program)) is not None
 
 
 def _has_legacy(system: System) -> bool:
@@ -124,20 +121,10 @@ def _kernel_directory(system: System) -> str | None:
 
 def daemon(system: System) -> tuple[int, str] | None:
     """(pid, storage directory) of the nfsdcld of this network namespace; None when none runs."""
-    import psutil
-
-    own = os.stat(f"{system.proc}/self/ns/net")
-    for process in psutil.process_iter():
-        try:
-            if process.name() != "nfsdcld" or process.status() == psutil.STATUS_ZOMBIE:
-                continue
-            net = os.stat(f"{system.proc}/{process.pid}/ns/net")
-            if (net.st_dev, net.st_ino) == (own.st_dev, own.st_ino):
-                place = _storage(process.cmdline()[1:])
-                return process.pid, place or nfsconf.setting(
-                    system, "nfsdcld", "storagedir") or f"{_STATE}/nfsdcld"
-        except (psutil.Error, OSError):
-            continue
+    for pid in processes.named(system, "nfsdcld"):
+        place = _storage(processes.arguments(system, pid)[1:])
+        return pid, place or nfsconf.setting(
+            system, "nfsdcld", "storagedir") or f"{_STATE}/nfsdcld"
     return None
 
 

@@ -10,9 +10,8 @@ daemon is stopped first: it knows the epochs of its old database by heart.
 from __future__ import annotations
 
 import os
-import shutil
 
-from . import tracking, tracking_sqlite
+from . import processes, tracking, tracking_sqlite, units
 from .errors import Error, MissingError
 from .system import Like, System
 
@@ -24,7 +23,7 @@ _PATIENCE = 15.0
 
 def place(system: System, directory: str) -> None:
     """Have nfsdcld work in that directory: its unit where systemd runs, else the daemon itself."""
-    program = shutil.which("nfsdcld", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    program = processes.program(system, "nfsdcld")
     if program is None:
         raise MissingError("nfsdcld is not installed: v4_records=direct needs it")
     running = tracking.daemon(system)
@@ -32,7 +31,7 @@ def place(system: System, directory: str) -> None:
         return
     _end_daemon(system)
     tracking_sqlite.use_wal(system, f"{directory}/main.sqlite")
-    if _has_unit(system):
+    if units.exists(system, _UNIT):
         text = ("# Written by nfslock while its service is on this node.\n[Service]\n"
                 f"ExecStart=\nExecStart={program} -s {directory}\n")
         where, name = os.path.split(_DROP_IN)
@@ -60,10 +59,3 @@ def _end_daemon(system: System) -> None:
     if running is not None and not system.end(
             running[0], system.start_time(running[0]), _PATIENCE):
         raise Error(f"nfsdcld (pid {running[0]}) does not end: is its disk hanging?")
-
-
-def _has_unit(system: System) -> bool:
-    if not os.path.isdir(system.path("/run/systemd/system")):
-        return False
-    _, out = system.run("systemctl", "show", "--value", "-p", "LoadState", _UNIT)
-    return out == "loaded"

@@ -11,7 +11,6 @@ import os
 import sqlite3
 import time
 from contextlib import closing
-from urllib.parse import quote
 
 from .errors import Error
 from .system import System
@@ -28,6 +27,11 @@ _PAUSE = 0.0003
 PATIENCE = 5.0
 #: Where the file change counter stands in the header (sqlite.org/fileformat2, 1.3.7).
 _COUNTER = 24
+
+
+def _uri(path: str) -> str:
+    """The path as SQLite's URI (https://sqlite.org/uri.html, section 3.1)."""
+    return "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
 def token(system: System, path: str) -> tuple[object, ...] | None:
@@ -57,7 +61,7 @@ def use_wal(system: System, path: str) -> None:
     """
     try:
         with closing(sqlite3.connect(
-                f"file:{quote(system.path(path))}?mode=rw", timeout=PATIENCE, isolation_level=None,
+                f"{_uri(system.path(path))}?mode=rw", timeout=PATIENCE, isolation_level=None,
                 uri=True)) as connection:
             (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
     except sqlite3.Error as error:
@@ -80,7 +84,7 @@ def transaction(
     left is rolled back by the first to come, which is why readers open for writing, too. Raises
     errors.Error with the file's name for anything that SQLite reports, and whatever `work` raises.
     """
-    place = f"file:{quote(system.path(path))}?mode={'rwc' if create else 'rw'}"
+    place = f"{_uri(system.path(path))}?mode={'rwc' if create else 'rw'}"
     deadline = time.monotonic() + patience
     try:
         connection = sqlite3.connect(place, timeout=0, isolation_level=None, uri=True)

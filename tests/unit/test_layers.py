@@ -19,7 +19,7 @@ LAYERS = [
     {"system"},
     {"holding", "statd", "kernel", "events", "notify_io", "resolver", "runtime", "tickle_io",
      "advertise",
-     "holders", "clients", "release", "bounded",
+     "units", "processes", "holders", "clients", "release", "bounded",
      "nfsconf", "grace", "delegations", "scope", "tracking", "tracking_sqlite", "tracking_nfsdcld",
      "tracking_nfsdcltrack", "tracking_directory"},
     {"tracking_mirror", "tracking_direct", "tracking_takeover",

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The decisions: every prefix of a start, then a start again, loses nothing."""
 
-from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,25 +28,25 @@ def apply(seen: plan.Observed, step: plan.Step) -> plan.Observed:
     """What a node looks like after one step, as the adapters do it."""
     what: object = step.what
     if step.name == "create":
-        return replace(seen, exists=True)
+        return seen._replace(exists=True)
     if step.name == "claim":
         assert isinstance(what, Owner)
         assert seen.owner is None or what.generation > seen.owner.generation
-        return replace(seen, owner=what)
+        return seen._replace(owner=what)
     if step.name == "write_state":
         assert isinstance(what, int)
-        return replace(seen, state=what)
+        return seen._replace(state=what)
     if step.name == "seed":
         assert isinstance(what, dict)
-        return replace(seen, held={**seen.held, **what})
+        return seen._replace(held={**seen.held, **what})
     if step.name == "enlist":
         assert isinstance(what, frozenset)
         assert what <= seen.held.keys()  # a link needs the record it links to
-        return replace(seen, pending=seen.pending | what)
+        return seen._replace(pending=seen.pending | what)
     if step.name == "merge":
         assert isinstance(what, dict)
         merged = plan.merges(seen.local, what)
-        return replace(seen, local={**seen.local, **{
+        return seen._replace(local={**seen.local, **{
             name: nsm.parse_record(data) for name, data in merged.items()}})
     return seen
 
@@ -67,7 +66,7 @@ def test_any_prefix_then_a_start_anywhere(held, local, elsewhere, state, prefix,
         seen = apply(seen, step)
     killed = seen
     if move:
-        seen = replace(seen, local=by_file(elsewhere))
+        seen = seen._replace(local=by_file(elsewhere))
     steps = plan.start(seen, THERE if move else HERE)
     for step in steps:
         seen = apply(seen, step)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What may be released, as pure decisions: the kernel's tables, the rules, the texts."""
 
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -95,7 +94,7 @@ def test_a_path_is_read_back_as_it_was_written(path: str) -> None:
 
 
 def seen(**values: object) -> plan.Seen:
-    return replace(plan.Seen(mounts=MOUNTS, serving=True), **values)  # type: ignore[arg-type]
+    return plan.Seen(mounts=MOUNTS, serving=True)._replace(**values)  # type: ignore[arg-type]
 
 
 def names(found: list[plan.Step]) -> list[str]:
@@ -113,7 +112,7 @@ def test_the_gentle_way_first() -> None:
 def test_nothing_while_the_address_is_here() -> None:
     here = seen(addresses=frozenset({"192.0.2.10", "10.0.0.1"}), locks=(NLM,), lockd=700)
     for mode in ("never", "auto", "always"):
-        assert plan.steps(here, replace(WANTED, lockd_kill=mode), set()) == []
+        assert plan.steps(here, WANTED._replace(lockd_kill=mode), set()) == []
 
 
 def test_nothing_when_the_filesystem_is_gone() -> None:
@@ -122,10 +121,10 @@ def test_nothing_when_the_filesystem_is_gone() -> None:
 
 @pytest.mark.parametrize(("change", "expired"), [
     ({}, True), ({"serving": False}, False),
-    ({"clients": (replace(V4, states=(*V4.states, State("open", OTHER, 1, "x", False))),)}, False),
-    ({"clients": (replace(V4, states=(*V4.states, State("layout", "", 0, "", False))),)}, False),
-    ({"clients": (replace(V4, states=(*V4.states, State("open", "", 0, "", True))),)}, True),
-    ({"clients": (replace(V4, states=(State("open", OTHER, 1, "x", False),)),)}, False),
+    ({"clients": (V4._replace(states=(*V4.states, State("open", OTHER, 1, "x", False))),)}, False),
+    ({"clients": (V4._replace(states=(*V4.states, State("layout", "", 0, "", False))),)}, False),
+    ({"clients": (V4._replace(states=(*V4.states, State("open", "", 0, "", True))),)}, True),
+    ({"clients": (V4._replace(states=(State("open", OTHER, 1, "x", False),)),)}, False),
     ({"clients": (Client(6, "10.0.0.8"),)}, False)])
 def test_only_clients_of_this_filesystem_alone_are_expired(
     change: dict[str, object], expired: bool
@@ -135,7 +134,7 @@ def test_only_clients_of_this_filesystem_alone_are_expired(
 
 
 def test_no_client_is_expired_beside_another_service_or_without_its_record() -> None:
-    for wanted in (replace(WANTED, others=("mail",)), replace(WANTED, records_kept=False)):
+    for wanted in (WANTED._replace(others=("mail",)), WANTED._replace(records_kept=False)):
         assert plan.steps(seen(clients=(V4,)), wanted, GENTLE) == []
 
 
@@ -144,9 +143,9 @@ def test_no_client_is_expired_beside_another_service_or_without_its_record() -> 
 def test_when_lockd_is_killed(
     mode: str, dies: bool, others: bool, own: int, left: bool, lockd: bool
 ) -> None:
-    wanted = replace(WANTED, lockd_kill=mode, others=("mail",) if others else ())
+    wanted = WANTED._replace(lockd_kill=mode, others=("mail",) if others else ())
     found = plan.steps(
-        seen(locks=(NLM,) if left else (replace(NLM, device=OTHER),), lockd=700 * lockd,
+        seen(locks=(NLM,) if left else (NLM._replace(device=OTHER),), lockd=700 * lockd,
              lockd_dies=dies, own_locks=own), wanted, GENTLE)
     harmless = dies and left and not others and not own
     assert bool(found) is (lockd and (mode == "always" or (mode == "auto" and harmless)))
@@ -154,13 +153,13 @@ def test_when_lockd_is_killed(
 
 def test_which_locks_are_clients() -> None:
     mine = Lock("POSIX", 42, OURS, 1, "smbd")
-    locks = (NLM, mine, replace(NLM, kind="FLOCK", holder=""), replace(NLM, device=OTHER),
+    locks = (NLM, mine, NLM._replace(kind="FLOCK", holder=""), NLM._replace(device=OTHER),
              Lock("DELEG", 710, OURS, 2, "nfsd"), Lock("OFDLCK", -1, OURS, 3))
     assert plan.of_nfs(locks, {OURS}) == (NLM, locks[4])
 
 
 def test_what_is_left_is_named() -> None:
-    found = plan.describe(POINT, OURS, (NLM, NLM, replace(NLM, inode=9)), (V4,))
+    found = plan.describe(POINT, OURS, (NLM, NLM, NLM._replace(inode=9)), (V4,))
     assert found == [
         "/srv/nfs: 1 NLM lock left on inode 9 (lockd)",
         "/srv/nfs: 2 NLM locks left on inode 131 (lockd), open by 10.0.0.7",

@@ -13,6 +13,7 @@ from nfslock.system import System
 CONF = "etc/nfs.conf.d/nfslock.conf"
 UNITS = "etc/systemd/system"
 NOTIFY = f"{UNITS}/rpc-statd-notify.service"
+STATD = f"{UNITS}/rpc-statd.service.d/nfslock.conf"
 BOOT = f"{UNITS}/multi-user.target.wants/nfs-server.service"
 OTHER = f"{UNITS}/multi-user.target.wants/pacemaker.service"
 
@@ -24,7 +25,8 @@ def root(tmp_path: Path) -> Path:
     for directory in (vendor, tmp_path / UNITS / "multi-user.target.wants",
                       tmp_path / "etc/nfs.conf.d", tmp_path / "usr/sbin"):
         directory.mkdir(parents=True)
-    for unit in ("nfs-server.service", "rpc-statd-notify.service", "pacemaker.service"):
+    for unit in ("nfs-server.service", "rpc-statd.service", "rpc-statd-notify.service",
+                 "pacemaker.service"):
         (vendor / unit).write_text("[Unit]\n")
     for link in (BOOT, OTHER):
         (tmp_path / link).symlink_to(f"/lib/systemd/system/{os.path.basename(link)}")
@@ -71,11 +73,12 @@ def test_a_dry_run_shows_all_and_changes_nothing(
 
 def test_apply_is_what_check_asks_for(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root, "check") == 1
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert len(capsys.readouterr().out.splitlines()) == 6
     assert run(root, "apply") == 0
     assert run(root, "check") == 0
     after = snapshot(root)
     assert after[NOTIFY] == "-> /dev/null"
+    assert "\nExecStart=\nExecStart=/usr/sbin/rpc.statd $NFSLOCK_STATD\n" in after[STATD]
     assert BOOT not in after
     assert OTHER in after
     assert after[CONF].startswith("644 #")

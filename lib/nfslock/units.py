@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""systemd's units on this node, with as few questions to systemd as will do.
+
+What files say is not asked: every systemctl of a start is time for which all clients wait, and
+daemon-reload, which reads every unit of the node again, most of all.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .system import Like, System
+
+#: Where a unit may be, first come first served (systemd.unit(5)).
+_PLACES = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system",
+           "/usr/lib/systemd/system", "/lib/systemd/system")
+_TRANSIENT = "/run/systemd/transient"
+DROP_IN = "nfslock.conf"
+_HEAD = "# Written by nfslock when it starts a service; gone at the next boot.\n"
+
+
+def booted(system: System) -> bool:
+    """Whether systemd is the init of this node (sd_booted(3))."""
+    return os.path.isdir(system.path("/run/systemd/system"))
+
+
+def exists(system: System, unit: str) -> bool:
+    """Whether systemd runs and has the unit, not masked."""
+    if not booted(system):
+        return False
+    for place in _PLACES:
+        path = f"{place}/{unit}"
+        if system.status(path) is not None:
+            return os.path.realpath(system.path(path)) != "/dev/null"
+    return False
+
+
+def is_transient(system: System, unit: str) -> bool:
+    """Whether systemd-run has made this unit, and it was not collected yet."""
+    return system.status(f"{_TRANSIENT}/{unit}") is not None
+
+
+def has_drop_in(system: System, unit: str, text: str) -> bool:
+    """Whether this drop-in of ours is in place, for good or until the next boot."""
+    for place in _PLACES[:2]:
+        try:
+            if system.read(f"{place}/{unit}.d/{DROP_IN}").decode(errors="replace").endswith(text):
+                return True
+        except (OSError, ValueError):
+            continue
+    return False
+
+
+def put_drop_in(system: System, unit: str, text: str) -> None:
+    """Write a drop-in that lasts until the next boot, and make systemd know it."""
+    place = f"{_PLACES[1]}/{unit}.d"
+    os.makedirs(system.path(place), exist_ok=True)
+    system.write(place, {DROP_IN: f"{_HEAD}{text}".encode()}, Like(0o644), durable=False)
+    reload(system)
+
+
+def reload(system: System) -> None:
+    """Make systemd read all its units again."""
+    system.checked("systemctl", "daemon-reload")

@@ -84,6 +84,17 @@ def announcements(frames: list[Frame], address: str) -> list[Announcement]:
     ]
 
 
+def last_try(frames: list[Frame], port: str, address: str) -> float:
+    """When a port last sent something for an address: IPv4, or an ARP request for it; 0: never."""
+    wanted = bytes(int(part) for part in address.split("."))
+    for frame in reversed(frames):
+        kind = frame.data[12:14]
+        asked = kind == b"\x08\x06" and frame.data[38:42] == wanted
+        if frame.port == port and (asked or (kind == b"\x08\x00" and frame.data[30:34] == wanted)):
+            return frame.at
+    return 0.0
+
+
 def _payloads(frame: Frame) -> Iterator[tuple[str, str, bool, bytes]]:
     """Source and target "address:port", whether TCP, and each RPC message of a frame."""
     data = frame.data

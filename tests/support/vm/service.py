@@ -106,6 +106,14 @@ def group(
     return (filesystem, nfslock, server, export, address)
 
 
+def changed(resources: tuple[Resource, ...], **parameters: str) -> tuple[Resource, ...]:
+    """The same resources with other parameters of nfslock."""
+    return tuple(
+        r._replace(parameters={**r.parameters, **parameters}) if r.name == "locks" else r
+        for r in resources
+    )  # fmt: skip
+
+
 def product() -> bytes:
     """The checkout's agent and library as `make install` lays them out, as a tar archive."""
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from ..wait import wait_until
 from . import audits, frames, layout, locks, service
@@ -117,12 +117,20 @@ class Trial:
             if program.machine is machine:
                 program.set_clock()
 
-    def start(self, node: Machine, scope: str = layout.SERVICE) -> list[service.Step]:
-        """Start the group by hand on a node, which becomes the active one."""
+    def start(
+        self, node: Machine, scope: str = layout.SERVICE,
+        before_address: Callable[[], object] = lambda: None,
+    ) -> list[service.Step]:
+        """Start the group by hand on a node, which becomes the active one.
+
+        before_address: is called when all but the address, the last resource, is there.
+        """
         self.last_state = max([self.last_state, *(n.state for n in audits.told(self))])
         self.active = node
         self.started_at = time.monotonic()
-        steps = service.by_hand(node, self.resources, "start", scope)
+        steps = service.by_hand(node, self.resources[:-1], "start", scope)
+        before_address()
+        steps += service.by_hand(node, self.resources[-1:], "start", scope)
         self.takeovers += 1
         self.taken_over_at = time.monotonic()
         return steps

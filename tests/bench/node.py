@@ -12,7 +12,8 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from . import rig
@@ -81,10 +82,35 @@ class Node:
             "HA_LOGFILE": str(rig.OUT / "agent.log"),
         }
 
+    def status(self) -> dict[str, str]:
+        """Return what the propagator says of itself."""
+        pairs = Path(f"/run/nfslock/{SERVICE}/status").read_text().split("\n")
+        return dict(pair.split("=", 1) for pair in pairs if pair)
+
     def propagator(self) -> int:
         """Return the propagator's process id, from its status file."""
-        pairs = Path(f"/run/nfslock/{SERVICE}/status").read_text().split("\n")
-        return int(dict(pair.split("=", 1) for pair in pairs if pair)["pid"].partition(":")[0])
+        return int(self.status()["pid"].partition(":")[0])
+
+    @contextmanager
+    def serving(self, place: rig.Rig, clients: int) -> Iterator[None]:
+        """Let the service stand, with stand-ins for nfsd and lockd, and every client be told."""
+        standin = str(rig.LIB.parent / "tests/support/standin.py")
+        answering = place.answering(clients)
+        processes = [subprocess.Popen([rig.PYTHON, standin, name]) for name in ("nfsd", "lockd")]
+        Path("/var/lib/nfs/etab").write_text(f"{DISK}\t*(rw)\n")
+        try:
+            deadline = time.monotonic() + 120
+            while self.status()["phase"] != "settled":
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"the service does not stand: {self.status()}")
+                time.sleep(0.2)
+            answering.kill()
+            yield
+        finally:
+            Path("/var/lib/nfs/etab").unlink()
+            for process in (answering, *processes):
+                process.kill()
+                process.wait()
 
 
 def fill(directory: Path, clients: Iterable[str]) -> None:

@@ -21,24 +21,33 @@ INTERVAL = 0.2
 SAMPLES = 100
 
 
-def propagation(node: Node, number: int) -> list[Row]:
+def propagation(node: Node, place: rig.Rig, number: int) -> list[Row]:
     """Measure the propagator over `number` records that stand still, and one that comes."""
     node.clear()
     fill(SM, rig.clients(number))
     node.agent("start")
     try:
-        return [idle(node, number), *one_more(number)]
+        found = [idle(node, number), *one_more(number)]
+        with node.serving(place, number):
+            row = Row(f"the same, clients told, service standing, N={number}", "ms",
+                      idle_cpu(node.propagator()), targets=[("", 1.0)])
+            row.judge()
+            return [found[0], row, *found[1:]]
     finally:
         node.agent("stop")
 
 
-def idle(node: Node, number: int) -> Row:
-    """CPU of one interval in which nothing changes."""
-    pid = node.propagator()
+def idle_cpu(pid: int) -> float:
+    """The propagator's CPU milliseconds of one interval in which nothing changes."""
     time.sleep(2 * INTERVAL + 3)  # until directory times are old enough to be trusted
     before = cpu_of(pid)
     time.sleep(IDLE)
-    ours = (cpu_of(pid) - before) * INTERVAL / IDLE * 1000
+    return (cpu_of(pid) - before) * INTERVAL / IDLE * 1000
+
+
+def idle(node: Node, number: int) -> Row:
+    """CPU of one interval in which nothing changes, while the service waits for nfsd."""
+    ours = idle_cpu(node.propagator())
     row = Row(f"CPU of an idle interval, N={number}", "ms", ours, targets=[("", 1.0)])
     copy = HOLDING.with_name("copy")
     for name, argv in (

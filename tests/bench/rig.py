@@ -81,6 +81,22 @@ class Rig:
                 source = HERE / f"{name}.c"
                 run(f"{self.compiler} -O2 -o {self.work / name} {source}")
 
+    def answering(
+        self, expect: int, dead: int = 0, loss: float = 0, rtt: float = 0
+    ) -> subprocess.Popen[str]:
+        """Start the answering side. RuntimeError if it does not come up."""
+        program = [str(self.work / "answerer")] if self.compiler else [
+            PYTHON, str(HERE / "answerer.py")]
+        arguments = [str(expect), str(dead), str(loss), str(rtt)]
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", "hosts", *program, *arguments],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        if process.stdout.readline() != "ready\n":
+            raise RuntimeError("the answering side did not start")
+        return process
+
     def floor(self, number: int, expect: int) -> list[str] | None:
         """Return the command line of the floor loop."""
         if not self.compiler:
@@ -147,16 +163,8 @@ def notify(
 
     limit: seconds. Raises RuntimeError if the answering side does not start.
     """
-    program = [str(rig.work / "answerer")] if rig.compiler else [PYTHON, str(HERE / "answerer.py")]
-    arguments = [str(expect), str(dead), str(loss), str(rtt)]
-    answering = subprocess.Popen(
-        ["ip", "netns", "exec", "hosts", *program, *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    answering = rig.answering(expect, dead, loss, rtt)
     assert answering.stdout is not None
-    if answering.stdout.readline() != "ready\n":
-        raise RuntimeError("the answering side did not start")
     start = time.monotonic()
     sender = subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True

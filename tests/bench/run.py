@@ -16,7 +16,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "lib")]
 
-from tests.bench import frequent, node, notification, records, report, rig  # noqa: E402
+from tests.bench import (  # noqa: E402
+    frequent,
+    node,
+    notification,
+    records,
+    report,
+    rig,
+    tickling,
+)
 
 
 def main() -> None:
@@ -40,7 +48,11 @@ def main() -> None:
         ),
         "propagation": (
             "keeping the copies of lock records",
-            lambda args: records.propagation(server(), args.records),
+            lambda args: records.propagation(server(), place[0], args.records),
+        ),
+        "tickle": (
+            "until clients of a server that died without a word are connected again",
+            lambda args: tickling.rows(place[0], args.repeat),
         ),
         "takeover": (
             "start, on a node that has none of the records",

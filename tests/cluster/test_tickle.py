@@ -41,7 +41,8 @@ def take_over(trial: Trial, tickle: str) -> tuple[Times, dict[str, Any]]:
         return tried > trial.fault_at + OUTAGE and QUIET < time.monotonic() - tried < 2 * QUIET
 
     trial.start(
-        trial.other(), lambda: wait_until(in_a_pause, "the client tries in vain", 180)
+        trial.other(),
+        before_address=lambda: wait_until(in_a_pause, "the client tries in vain", 180),
     )
     trial.wait_io(180)
     (status,) = json.loads(trial.active.run("nfslock status --json").out)

@@ -11,7 +11,6 @@ NFSLOCK_CRASH=all (`make crash`) takes all prefixes. Real NFS servers: tests/clu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,9 +173,9 @@ def test_the_judgement_accepts_what_was_promised() -> None:
         ({f"notify/{ONE}": b"\0"}, f"notify/{ONE}: monitor record is empty"),
         ({"owner.json": None}, "generation 0, 3 was shown"),
         ({"owner.json": b""}, "owner.json or state: is no JSON"),
-        ({"owner.json": replace(OWNER, generation=2).encode()}, "generation 2, 3 was shown"),
+        ({"owner.json": OWNER._replace(generation=2).encode()}, "generation 2, 3 was shown"),
         ({"state": b""}, "owner.json or state: state file of 0 bytes"),
-        ({"state": None, "owner.json": replace(OWNER, state=5).encode()}, "state 5, 7 was shown"),
+        ({"state": None, "owner.json": OWNER._replace(state=5).encode()}, "state 5, 7 was shown"),
     ],
 )
 def test_the_judgement_sees_what_is_wrong(change: dict[str, bytes | None], wrong: str) -> None:

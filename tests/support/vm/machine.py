@@ -274,10 +274,11 @@ class Machine:
 
     def fill_disk(self, path: str) -> None:
         """Leave no free block on the file system of `path`; remove PATH/.filler to undo it."""
-        # Closing gives unused preallocated blocks back, so once is not enough.
+        # Closing gives unused preallocated blocks back, so once is not enough. ext4 keeps some free
+        # blocks for itself: it is full when it takes no more.
         self.run(
-            f"until test $(stat -f -c %f {path}) = 0; do "
-            f"cat /dev/zero >> {path}/.filler; sync -f {path}; done 2>/dev/null",
+            f"cd {path} && while head -c 4096 /dev/zero >> .filler; do "
+            "cat /dev/zero >> .filler; sync -f .; done 2>/dev/null; true",
             timeout=120,
         )
 

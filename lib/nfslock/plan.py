@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     Lines = dict[tuple[str, str], bytes]
 
 
-
 class Wanted(NamedTuple):
     """Who wants to start the service, and when (seconds since the epoch)."""
 

@@ -90,8 +90,6 @@ def uninstall(system: System) -> None:
         system.remove(_PLACE, [_VALUE])
 
 
-
-
 def announce(system: System, scope: str) -> None:
     """Set the scope of the running nfsd now. Clients notice at their next EXCHANGE_ID only."""
     system.checked("unshare", "--uts", "/bin/sh", "-c", f"scope=$0; {_SET}", scope)

@@ -77,17 +77,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
             _folders.append(str(value))
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A scenario may bring up a cluster first, on two cores that others use too.
-
-    With `-n 2` one process takes the scenarios under Pacemaker and one those by hand: they start
-    from different saved states, and most of the time each waits for one machine.
-    """
+    """A scenario may bring up a cluster first, on two cores that others use too."""
     for item in items:
-        marker = item.get_closest_marker("scenario")
-        driver = marker.kwargs.get("driver", "hand") if marker else "hand"
-        item.add_marker(pytest.mark.xdist_group(driver))
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(1800))
 

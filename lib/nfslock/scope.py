@@ -78,7 +78,7 @@ def install(system: System, scope: str) -> bool:
     if not known or system.read(f"{_PLACE}/{_DROP_IN}") != text:
         system.remove(_PLACE, [_LOADED])
         system.write(_PLACE, {_DROP_IN: text}, Like(0o644), durable=False)
-        system.checked("systemctl", "daemon-reload")
+        units.reload(system)
         system.write(_PLACE, {_LOADED: b""}, Like(0o644), durable=False)
     system.write(_PLACE, {_VALUE: f"{scope}\n".encode()}, Like(0o644), durable=False)
     return True

@@ -37,7 +37,7 @@ def place(system: System, directory: str) -> None:
         where, name = os.path.split(_DROP_IN)
         os.makedirs(system.path(where), exist_ok=True)
         system.write(where, {name: text.encode()}, Like(0o644), durable=False)
-        system.checked("systemctl", "daemon-reload")
+        units.reload(system)
         system.checked("systemctl", "restart", _UNIT)
         return
     system.checked(program, "-s", directory)
@@ -47,7 +47,7 @@ def take_back(system: System, directory: str) -> None:
     """Let go of that directory, so that its filesystem can be unmounted; nothing if not there."""
     if system.identity(_DROP_IN) is not None:
         system.remove(os.path.dirname(_DROP_IN), [os.path.basename(_DROP_IN)])
-        system.checked("systemctl", "daemon-reload")
+        units.reload(system)
         system.checked("systemctl", "restart", _UNIT)
     running = tracking.daemon(system)
     if running is not None and running[1] == directory:

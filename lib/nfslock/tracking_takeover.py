@@ -118,13 +118,13 @@ class Takeover:
         changed = grace.prepare(self.system)
         if changed:
             ocf.logger.warning("%s", changed)
-        clients = self._merge(before)
+        heirs = self._merge(before)
         delegations.prepare(
             Runtime(self.system, self.holding.service), Held(self.system, self.holding).database,
-            len(clients), self.config.v4_delegations)
+            len(heirs), self.config.v4_delegations)
         if self.direct:
             tracking_direct.place(self.system, f"{self.holding.path}/{DATABASE}")
-        ocf.logger.info("%d NFSv4 clients may reclaim (%s)", len(clients), self.store)
+        ocf.logger.info("%d NFSv4 clients may reclaim (%s)", len(heirs), self.store)
         if not scope.install(self.system, self.scope()):
             ocf.logger.info("the NFSv4 server scope %s has to be set by what starts nfsd here "
                             "(nfsserver's nfs_server_scope, [nfsd] scope)", self.scope())
@@ -140,17 +140,17 @@ class Takeover:
         there = None if self.direct and known is not None and not others else store.read()
         was_here = before is not None and before.node == self.system.node()
         if others:  # they have clients of their own in the node's store
-            clients = recovery.union(known or {}, there or {})
+            merged = recovery.union(known or {}, there or {})
         else:
-            clients = recovery.heirs(
+            merged = recovery.heirs(
                 known, there, held.database.removed(), was_here=was_here)
-        held.replace(clients)
+        held.replace(merged)
         if self.direct:
             store = held.database
         placeholder = {recovery.PLACEHOLDER: b""} if self._needs_placeholder(store) else {}
-        if clients or placeholder or store.read() is not None:
-            store.replace({**clients, **placeholder})
-        return clients
+        if merged or placeholder or store.read() is not None:
+            store.replace({**merged, **placeholder})
+        return merged
 
     def _needs_placeholder(self, store: Store) -> bool:
         """Whether NFSv3 clients can reclaim under nfsd's grace period only.

@@ -46,11 +46,7 @@ def record(request: pytest.FixtureRequest) -> Iterator[report.Record]:
     row = report.Record(marker.args[0], marker.kwargs.get("driver", "hand"), protocol, kind)
     yield row
     outcome = row.outcome or "FAILED"
-    if request.node.get_closest_marker("xfail") and not row.outcome:
-        outcome = "not supported yet"
-    full = Row(
-        row.scenario, row.driver, row.protocol, SUITE, row.kind, outcome, *row.times
-    )
+    full = Row(row.scenario, row.driver, row.protocol, SUITE, row.kind, outcome, *row.times)
     request.node.user_properties += [("row", list(full)), ("versions", _rigs[0].image.versions)]
 
 

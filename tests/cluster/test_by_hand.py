@@ -112,14 +112,10 @@ def test_two_failovers_within_grace(rig: Rig, record: Record, protocol: str, kin
 def test_told_too_late(rig: Rig, record: Record, protocol: str) -> None:
     """The locks are lost then, and somebody has to say so."""
     trial = steady(rig, protocol)
-    node, nfslock = trial.other(), locks_resource(trial)
     trial.power_cut()
-    service.by_hand(node, trial.resources[:3], "start")  # filesystem, nfslock, server
-    trial.active = node
-    trial.end_grace()
-    service.by_hand(node, trial.resources[3:], "start")
-    node.wait_until("nfslock status locks | grep -q settled", 60)
-    said = service.call(node, nfslock, "monitor")
+    trial.start(trial.other(), before_address=trial.end_grace)
+    trial.active.wait_until("nfslock status locks | grep -q settled", 60)
+    said = service.call(trial.active, service.nfslock(trial.resources), "monitor")
     assert said.rc == 190 and "grace period was over" in said.output, said
     record.finish(trial, "monitor says that they are lost")
 
@@ -156,7 +152,7 @@ def test_holding_directory_full(rig: Rig, record: Record, protocol: str, kind: s
     trial.rivals.append(newcomer)
     newcomer.wait_for("denied", "refused")
     if trial.protected:
-        during = service.call(trial.active, locks_resource(trial), "monitor").rc
+        during = service.call(trial.active, service.nfslock(trial.resources), "monitor").rc
         assert during in (190, 1), "monitor has nothing to say about a full disk"
     trial.active.run(f"rm {layout.EXPORT}/.filler")
     if trial.protected:
@@ -189,10 +185,41 @@ def test_read_only(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial.rivals.append(newcomer)
     newcomer.wait_for("denied", "refused")
     if trial.protected:
-        assert service.call(trial.active, locks_resource(trial), "monitor").rc == 1
+        assert service.call(trial.active, service.nfslock(trial.resources), "monitor").rc == 1
     trial.power_cut()
     trial.start(trial.other())
     record.finish(trial, trial.verdict())
+
+
+@pytest.mark.scenario("one of two clients is dead at takeover")
+@rows("3")
+def test_dead_client(rig: Rig, record: Record, protocol: str, kind: str) -> None:
+    trial = steady(rig, protocol, kind == "on")
+    trial.client_dies(rig["rival"])
+    trial.power_cut()
+    trial.start(trial.other())
+    record.finish(trial, trial.verdict())
+
+
+@pytest.mark.scenario("a client reboots around the takeover")
+@rows("3")
+def test_rebooting_client(rig: Rig, record: Record, protocol: str, kind: str) -> None:
+    """Its old lock must not outlive it; the other client's locks are kept from its new life."""
+    trial = steady(rig, protocol, kind == "on")
+    reborn = rig["rival"]
+    trial.owners.append(locks.owner(reborn, ["reborn"]))
+    trial.power_cut()
+    trial.client_dies(reborn, reboot=True)
+    trial.start(trial.other())
+    outcome = trial.verdict()
+    reborn.wait_booted()
+    locks.mount(reborn, protocol)
+    trial.owners.append(locks.owner(reborn, ["reborn"]))
+    if trial.protected:
+        trial.rivals.append(locks.rival(reborn, ["byte-range", "whole-file"]))
+        trial.wait_rivals("denied")
+        trial.judge()
+    record.finish(trial, outcome)
 
 
 @pytest.mark.full
@@ -209,13 +236,8 @@ def test_agent_killed_in_start(rig: Rig, record: Record, seed: int) -> None:
         delay = chance.uniform(0.2, 6.0)
         killer = f"sleep {delay:.2f}; pkill -9 -f resource.d/flm/nfslock"
         node.begin(killer, timeout=30)
-        service.call(node, locks_resource(trial), "start")
-        assert service.call(node, locks_resource(trial), "stop").rc == 0
+        service.call(node, service.nfslock(trial.resources), "start")
+        assert service.call(node, service.nfslock(trial.resources), "stop").rc == 0
     node.run(service.COMMANDS["fs"][1])
     trial.start(node)
     record.finish(trial, trial.verdict())
-
-
-def locks_resource(trial: Trial) -> service.Resource:
-    """nfslock among the service's resources."""
-    return next(resource for resource in trial.resources if resource.name == "locks")

@@ -92,7 +92,7 @@ def test_times(rig: Rig, record: Record, protocol: str, times: Grace) -> None:
 def test_unsafe_times(rig: Rig, record: Record, protocol: str) -> None:
     trial = steady(rig, protocol, v4_delegations="yes")
     node = trial.other()
-    nfslock = next(r for r in trial.resources if r.name == "locks")
+    nfslock = service.nfslock(trial.resources)
     trial.power_cut()
     node.run(service.COMMANDS["fs"][0])
     service.set_times(node, Grace(15, 10, 5))
@@ -111,7 +111,7 @@ def test_other_scope_control(rig: Rig, record: Record, protocol: str) -> None:
     trial = steady(rig, protocol)
     trial.power_cut()
     trial.start(trial.other(), scope="elsewhere")
-    nfslock = next(r for r in trial.resources if r.name == "locks")
+    nfslock = service.nfslock(trial.resources)
     monitor = service.call(trial.active, nfslock, "monitor", level=10)
     assert monitor.rc == 1 and "server scope elsewhere" in monitor.output, monitor
     trial.lose()
@@ -129,7 +129,7 @@ def test_running_nfsd(rig: Rig, record: Record, protocol: str) -> None:
     with pytest.raises(service.AgentFailed, match="nfsd already runs"):
         trial.start(node)
     node.run(service.COMMANDS["fs"][1])
-    trial.resources = service.group(True, "3,4", takeover_running_nfsd="restart")
+    trial.resources = service.changed(trial.resources, takeover_running_nfsd="restart")
     trial.start(node)
     trial.recover()
     record.finish(trial, "refused by default; with restart kept")

@@ -29,7 +29,7 @@ from tests.support.vm.control import Event
 from tests.support.vm.machine import Machine
 from tests.support.vm.report import Record
 from tests.support.vm.rig import Rig, copy
-from tests.support.vm.service import PROGRAMS, Resource
+from tests.support.vm.service import PROGRAMS
 from tests.support.vm.trial import BYTES, WHOLE, Trial, equipped
 from tests.support.wait import wait_until
 
@@ -51,15 +51,6 @@ def here() -> Iterator[Cluster]:
     world.end()
 
 
-def group() -> tuple[Resource, ...]:
-    """The service, with the holding directory where the nodes on this machine look for it."""
-    return tuple(
-        one._replace(parameters={**one.parameters, "holding_dir": HOLDING})
-        if one.name == "locks" else one
-        for one in service.group()
-    )  # fmt: skip
-
-
 class Stage:
     """The service on the rig's shared disk, and what it promises while that is recorded."""
 
@@ -74,7 +65,8 @@ class Stage:
             for name in layout.NODES:
                 rig[name].recorder = None
         self._format()
-        self.trial = Trial(rig, "3", group())
+        # The holding directory is where the nodes on this machine look for it.
+        self.trial = Trial(rig, "3", service.changed(service.group(), holding_dir=HOLDING))
         self.made: list[Promised] = []
         aliases = "; ".join(f"ip addr add {address}/24 dev eth0" for address in ALIVE)
         rig["client"].run(aliases)

@@ -22,7 +22,7 @@ UNLOCK = "/proc/fs/nfsd/unlock_filesystem"
 FILES = ["one", "two"]
 RESOURCES = service.group()
 BEFORE = [resource for resource in RESOURCES if resource.name in ("vip", "export")]
-NFSLOCK = next(resource for resource in RESOURCES if resource.name == "locks")
+NFSLOCK = service.nfslock(RESOURCES)
 
 
 @pytest.fixture(scope="module")

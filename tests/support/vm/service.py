@@ -106,12 +106,16 @@ def group(
     return (filesystem, nfslock, server, export, address)
 
 
+def nfslock(resources: tuple[Resource, ...]) -> Resource:
+    """nfslock among a service's resources."""
+    return next(resource for resource in resources if resource.agent == "flm/nfslock")
+
+
 def changed(resources: tuple[Resource, ...], **parameters: str) -> tuple[Resource, ...]:
     """The same resources with other parameters of nfslock."""
-    return tuple(
-        r._replace(parameters={**r.parameters, **parameters}) if r.name == "locks" else r
-        for r in resources
-    )  # fmt: skip
+    old = nfslock(resources)
+    new = old._replace(parameters={**old.parameters, **parameters})
+    return tuple(new if resource is old else resource for resource in resources)
 
 
 def product() -> bytes:

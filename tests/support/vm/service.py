@@ -158,6 +158,7 @@ def set_times(machine: Machine, times: Grace) -> None:
         f"sysctl -q fs.nfs.nlm_timeout={times.nlm_timeout} "
         f"fs.nfs.nlm_grace_period={times.grace}"
     )
+    machine.run("sync")  # it may lose its power next, and boot again
 
 
 class Step(NamedTuple):

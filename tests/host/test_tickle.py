@@ -9,7 +9,7 @@ from typing import Callable
 import pytest
 
 from tests.support.hosts import Node
-from tests.support.service import HOLDING, VIP, Cluster
+from tests.support.service import HOLDING, VIP, Cluster, ip_of
 from tests.support.wait import wait_until
 
 
@@ -18,6 +18,7 @@ def taken_over(cluster: Cluster) -> tuple[socket.socket, Node]:
     service, a, b = cluster.service, cluster.a, cluster.b
     service.bring_up(a)
     cluster.lock(a)
+    service.durable(a, *map(ip_of, cluster.clients))  # no callout here: statd waits for nobody
     connection = cluster.clients[0].socket(socket.AF_INET, socket.SOCK_STREAM)
     connection.settimeout(10)
     connection.connect((VIP, 2049))

@@ -61,8 +61,8 @@ build/nfslock-callout: lib/nfslock/callout.c
 	  $(CC) -std=gnu11 -O2 -Wall -Wextra -o $@ $<
 
 # The rig's machines are emulated; SUITE= chooses bookworm, trixie (default) or unstable.
-# A file's scenarios start from the same saved states: one process takes them all.
-CLUSTER = nice -n 5 $(VENV)/pytest -n 2 --dist loadfile -o timeout=1200 tests/cluster
+# Scenarios that start from the same saved state go to the same process.
+CLUSTER = nice -n 5 $(VENV)/pytest -n 2 --dist loadgroup -o timeout=1200 tests/cluster
 cluster-quick cluster cluster-full demo-cluster: APT_TEST += debootstrap debian-archive-keyring \
 	qemu-system-x86 qemu-utils lz4 xz-utils zstd
 

@@ -73,11 +73,24 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
             _folders.append(str(value))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A scenario may bring up a cluster first, on two cores that others use too."""
+    """A scenario may bring up a cluster first, on two cores that others use too.
+
+    Scenarios that start from the same saved state are run by the same process (pytest-xdist,
+    --dist loadgroup): making that state takes longer than most of them.
+    """
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(1800))
+        marker = item.get_closest_marker("scenario")
+        if marker is None:
+            state = item.path.stem
+        else:
+            chosen = item.callspec.params if hasattr(item, "callspec") else {}
+            driver, kind = marker.kwargs.get("driver", "hand"), chosen.get("kind", "on")
+            state = f"{driver}-{chosen.get('protocol', '3')}-{kind}"
+        item.add_marker(pytest.mark.xdist_group(state))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -15,7 +15,7 @@ from tests.support.vm import layout, locks, service
 from tests.support.vm.control import Event
 from tests.support.vm.report import Record
 from tests.support.vm.rig import Rig
-from tests.support.vm.trial import BYTES, Trial, steady
+from tests.support.vm.trial import BYTES, Trial, crowd, steady
 
 NFSV4 = ("4.0", "4.1", "4.2")
 
@@ -196,6 +196,15 @@ def test_read_only(rig: Rig, record: Record, protocol: str, kind: str) -> None:
 def test_dead_client(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind == "on")
     trial.client_dies(rig["rival"])
+    trial.power_cut()
+    trial.start(trial.other())
+    record.finish(trial, trial.verdict())
+
+
+@pytest.mark.scenario("power cut, 20 clients with 200 locks")
+@rows("3", "4.1")
+def test_many_clients(rig: Rig, record: Record, protocol: str, kind: str) -> None:
+    trial = crowd(rig, protocol, kind == "on")
     trial.power_cut()
     trial.start(trial.other())
     record.finish(trial, trial.verdict())

@@ -44,7 +44,7 @@ def rival_first(rig: Rig, protocol: str, **more: str) -> Trial:
     owner.freeze()
     trial.power_cut()
     trial.start(trial.other())
-    trial.wait_reclaimed([rival])
+    trial.wait_reclaimed(rival)
     trial.thaw(owner)
     return trial
 

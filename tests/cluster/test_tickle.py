@@ -19,7 +19,7 @@ import pytest
 from tests.support.vm import frames, layout, service
 from tests.support.vm.report import Record
 from tests.support.vm.rig import Rig
-from tests.support.vm.trial import Times, Trial, steady
+from tests.support.vm.trial import LOOK, Times, Trial, steady
 from tests.support.wait import wait_until
 
 #: Seconds from the power cut until the address may come back: a failover by Pacemaker takes longer.
@@ -42,7 +42,8 @@ def take_over(trial: Trial, tickle: str) -> tuple[Times, dict[str, Any]]:
 
     trial.start(
         trial.other(),
-        before_address=lambda: wait_until(in_a_pause, "the client tries in vain", 180),
+        before_address=lambda: wait_until(
+            in_a_pause, "the client tries in vain", 180, pause=LOOK),
     )
     trial.wait_io(180)
     (status,) = json.loads(trial.active.run("nfslock status --json").out)

@@ -20,10 +20,12 @@ def wait_until(
     what: str,
     timeout: float = PATIENCE,
     otherwise: Callable[[], object] | None = None,
+    pause: float = _POLL,
 ) -> T:
     """Return the first true value of seen(). Raises AssertionError after timeout seconds.
 
     what: said in the error; otherwise: called for the error, its result is printed with it.
+    pause: seconds between two looks; longer where a look keeps busy what is looked at.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -33,4 +35,4 @@ def wait_until(
         if time.monotonic() > deadline:
             detail = f"; last seen: {value!r}" if otherwise is None else f"\n{otherwise()}"
             raise AssertionError(f"not within {timeout:g} s: {what}{detail}")
-        time.sleep(_POLL)
+        time.sleep(pause)

@@ -63,15 +63,18 @@ def server_locks(trial: Trial, files: list[str]) -> dict[str, list[str]]:
     """The entries of /proc/locks on the active node, for each of these files of the export."""
     node = trial.active
     kinds = ("POSIX", "DELEG") if trial.delegations else ("POSIX",)
-    inodes = node.out(f"cd {layout.DATA} && stat -c '%i' -- {' '.join(files)}").split()
-    table: dict[str, list[str]] = {inode: [] for inode in inodes}
+    new = [file for file in files if file not in trial.inodes]
+    if new:
+        inodes = node.out(f"cd {layout.DATA} && stat -c '%i' -- {' '.join(new)}").split()
+        trial.inodes.update(zip(new, inodes))
+    table: dict[str, list[str]] = {trial.inodes[file]: [] for file in files}
     for line in node.read("/proc/locks").splitlines():
         words = line.split()
         inode = next((w.rsplit(":", 1)[1] for w in words if w.count(":") == 2), "")
         waits = words[1] == "->"
         if inode in table and not waits and words[1] in kinds:
             table[inode].append(line)
-    return {file: table[inode] for file, inode in zip(files, inodes)}
+    return {file: table[trial.inodes[file]] for file in files}
 
 
 def not_held(trial: Trial) -> list[str]:

@@ -12,10 +12,10 @@ from lxml import etree
 from lxml.builder import E  # type: ignore[import-not-found]
 
 from ..wait import wait_until
-from . import audits, frames, layout, locks, service
+from . import audits, frames, layout, service
 from .machine import Machine
 from .rig import Rig
-from .trial import BYTES, WHOLE, Trial, bare
+from .trial import Trial, bare, saved
 
 #: Seconds; emulated machines on two shared cores miss shorter ones now and then.
 TOKEN = 4.0
@@ -204,18 +204,14 @@ class ClusterTrial(Trial):
         self.active.run(f"crm_resource --move -r service -N {node}", timeout=60)
 
 
-_steady: dict[tuple[int, str, str], ClusterTrial] = {}
-
-
 def steady(rig: Rig, protocol: str, kind: str = "on") -> ClusterTrial:
     """The steady state under Pacemaker.
 
     Its kind is "on", "off" (lock_migration=no), "stock" (without nfslock) or "unlock" (exportfs
     drops the locks whenever it stops).
     """
-    key = (id(rig), protocol, kind)
-    name = f"cluster-{protocol}-{kind}"
-    if key not in _steady:
+
+    def make() -> ClusterTrial:
         online(rig)
         archive = service.product()
         for machine in rig.machines.values():
@@ -230,23 +226,9 @@ def steady(rig: Rig, protocol: str, kind: str = "on") -> ClusterTrial:
         node.write("/run/group.xml", group(resources))
         node.run("cibadmin --modify --allow-create -o configuration --xml-file /run/group.xml")
         trial.take_over("node-a")
-        for machine in (rig["client"], rig["rival"]):
-            locks.mount(machine, protocol)
-        trial.end_grace()
-        trial.owners = [
-            locks.owner(rig["client"], [BYTES], "posix"),
-            locks.owner(rig["client"], [WHOLE], "flock"),
-        ]
-        trial.rivals = [
-            locks.rival(rig["rival"], [BYTES], "posix"),
-            locks.rival(rig["rival"], [WHOLE], "flock"),
-        ]
-        trial.wait_rivals("denied")
+        trial.mount()
+        trial.take_locks()
         wait_online(node, 2)
-        trial.saved = (tuple(trial.owners), tuple(trial.rivals))
-        rig.save(name)
-        _steady[key] = trial
-    trial = _steady[key]
-    rig.restore(name)
-    trial.reset()
-    return trial
+        return trial
+
+    return saved(rig, f"cluster-{protocol}-{kind}", make)

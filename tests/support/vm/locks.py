@@ -13,7 +13,7 @@ from ..wait import wait_until
 from . import layout
 from .control import Event
 from .machine import Machine
-from .service import LOCKER
+from .service import CROWD, LOCKER
 
 
 class Entry(NamedTuple):
@@ -27,14 +27,19 @@ class Entry(NamedTuple):
 
 
 class Program:
-    """A lock program that runs on a machine; `log` grows while it does."""
+    """A lock program that runs on a machine; `log` grows while it does.
+
+    within: what runs the program in surroundings of its own; address: that of its NFS client.
+    """
 
     def __init__(
-        self, machine: Machine, role: str, kind: str, paths: list[str], interval: float
-    ) -> None:
+        self, machine: Machine, role: str, kind: str, paths: list[str], interval: float,
+        within: tuple[str, ...] = (), address: str = "",
+    ) -> None:  # fmt: skip
         self.machine = machine
         self.role = role
         self.paths = paths
+        self.address = address or machine.role.addresses["data"]
         self.name = f"{role}-{machine.name}-{id(self):x}"
         self.log: list[Entry] = []
         self.ended = False
@@ -42,7 +47,7 @@ class Program:
         self.died_at = 0.0
         self.set_clock()
         machine.listeners.append(self._heard)
-        machine.spawn(self.name, LOCKER, role, kind, str(interval), *paths)
+        machine.spawn(self.name, *within, LOCKER, role, kind, str(interval), *paths)
 
     def _heard(self, event: Event) -> None:
         if event.program != self.name:
@@ -110,6 +115,26 @@ def owner(
     program.wait_for("locked", count=len(names), timeout=90)
     program.wait_for("wrote")
     return program
+
+
+def crowd(
+    machine: Machine, version: str, clients: int, files: int, first: int = 1
+) -> list[Program]:
+    """So many NFS clients on one machine, each with the locks of so many files of its own.
+
+    Each writes through one of its files every second; returns when they have all their locks.
+    first: the number of the first one, for a crowd on a second machine.
+    """
+    programs = []
+    for number in range(first, first + clients):
+        name, address = f"crowd-{number}", f"10.9.0.{120 + number}"
+        paths = [f"{layout.MOUNT}/{name}-{file}" for file in range(files)]
+        within = (CROWD, name, f"{address}/{layout.PREFIX}", version,
+                  f"{layout.VIP}:{layout.DATA}", layout.MOUNT)  # fmt: skip
+        programs.append(Program(machine, "owner", "posix", paths, float(files), within, address))
+    for program in programs:
+        program.wait_for("locked", count=files, timeout=300)
+    return programs
 
 
 def rival(

@@ -23,7 +23,7 @@ from .images import REPOSITORY
 from .machine import Machine
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
-LOCKER = "/usr/local/lib/rig/locker.py"
+LOCKER, CROWD = "/usr/local/lib/rig/locker.py", "/usr/local/lib/rig/crowd.sh"
 
 
 class Grace(NamedTuple):
@@ -133,11 +133,12 @@ def product() -> bytes:
 
 
 def equip(machine: Machine, archive: bytes, setup: bool = True) -> None:
-    """Give a machine the lock program and, to a node, the product and the server's settings.
+    """Give a machine the lock programs and, to a node, the product and the server's settings.
 
     setup: prepare the node with `nfslock setup-node`, as an administrator does once.
     """
-    machine.write(LOCKER, (PROGRAMS / "locker.py").read_bytes(), 0o755)
+    for path in (LOCKER, CROWD):
+        machine.write(path, (PROGRAMS / Path(path).name).read_bytes(), 0o755)
     prepare = "nfslock setup-node --apply" if setup else "true"
     if machine.name in layout.NODES:
         machine.write("/run/product.tar.gz", archive)

@@ -9,8 +9,7 @@ is made once per run and kind, saved, and restored for each scenario.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, TypeVar
 
 from ..wait import wait_until
 from . import audits, frames, layout, locks, service
@@ -19,6 +18,8 @@ from .machine import Machine
 from .rig import Rig
 
 BYTES, WHOLE = "byte-range", "whole-file"
+#: Seconds between two looks into a machine, or through the whole recording.
+LOOK = 0.2
 
 
 class Times(NamedTuple):
@@ -58,6 +59,8 @@ class Trial:
         self.taken_over_at = 0.0
         self.takeovers = 0
         self.last_state = 0
+        #: Of files of the export that were asked for: stat is a program of its own on the machine.
+        self.inodes: dict[str, str] = {}
         self.locked_at = time.monotonic()
 
     @property
@@ -139,6 +142,20 @@ class Trial:
         """Stop the group by hand on the active node."""
         return service.by_hand(self.active, self.resources, "stop")
 
+    def mount(self) -> None:
+        """Both clients mount the service, whose grace period ends."""
+        for name in ("client", "rival"):
+            locks.mount(self.rig[name], self.protocol)
+        self.end_grace()
+
+    def take_locks(self) -> None:
+        """`client` takes its two locks, and `rival` has found that it does not get them."""
+        client, rival = self.rig["client"], self.rig["rival"]
+        kinds = {BYTES: "posix", WHOLE: "flock"}
+        self.owners = [locks.owner(client, [file], kind) for file, kind in kinds.items()]
+        self.rivals = [locks.rival(rival, [file], kind) for file, kind in kinds.items()]
+        self.wait_rivals("denied")
+
     # -- what is waited for
 
     def wait_held(self, timeout: float = 60) -> None:
@@ -151,7 +168,7 @@ class Trial:
                 return False
 
         wait_until(
-            all_held, f"locks held on {self.active.name}", timeout, lambda: audits.held(self)
+            all_held, f"locks held on {self.active.name}", timeout, lambda: audits.held(self), LOOK
         )
 
     def wait_io(self, timeout: float = 90) -> None:
@@ -160,38 +177,53 @@ class Trial:
             if not owner.died_at:
                 owner.wait_for("wrote", after=self.fault_at + 0.5, timeout=timeout)
 
-    def wait_reclaimed(
-        self, machines: Iterable[Machine] | None = None, timeout: float = 200
-    ) -> None:
+    def wait_reclaimed(self, only: Machine | None = None, timeout: float = 200) -> None:
         """Wait until every living NFSv4 client has reclaimed what it had, or can no more.
 
         Until then a client's lock may be known to nobody but itself: only grace keeps others off,
-        and a test that ends it by hand has broken the lock itself. 4.1 and later say when they are
-        done (RFC 8881 18.51); for 4.0 nfsd's grace period has to run out.
+        and a test that ends it by hand has broken the lock itself.
+        only: the clients on this machine.
         """
         if self.protocol == "3":
             return
-        if machines is None:
-            machines = {program.machine for program in (*self.owners, *self.rivals)}
-        clients = {
-            machine.role.addresses["data"]
-            for machine in machines
-            if machine.alive and machine.name not in layout.NODES
-        }
-
+        programs = [
+            program
+            for program in (*self.owners, *self.rivals)
+            if program.machine.alive and program.machine.name not in layout.NODES
+            and only in (None, program.machine)
+        ]  # fmt: skip
         wait_until(
-            lambda: not self.v4_in_grace() or clients <= self.reclaimed(),
-            "NFSv4 clients reclaim", timeout, lambda: f"{self.reclaimed()} of {clients}",
+            lambda: not self.v4_in_grace() or self._all_reclaimed(programs),
+            "NFSv4 clients reclaim", timeout, self._reclaims, LOOK,
         )  # fmt: skip
 
-    def reclaimed(self) -> set[str]:
-        """The addresses of the NFSv4 clients that have said RECLAIM_COMPLETE since the start."""
+    def _reclaims(self) -> set[frames.Reclaim]:
+        """What the server has granted of what clients reclaimed since the start."""
         recent = [f for f in list(self.rig.switch.frames) if f.at > self.started_at]
         return {
-            reclaim.source
+            reclaim._replace(at=0.0)  # a call that was sent twice is answered once
             for reclaim in frames.reclaims(frames.calls(recent))
-            if reclaim.what == "RECLAIM_COMPLETE" and reclaim.granted_at
+            if reclaim.granted_at
         }
+
+    def _all_reclaimed(self, programs: list[locks.Program]) -> bool:
+        """Whether these programs' clients have nothing more to reclaim.
+
+        4.1 and later say so (RFC 8881 18.51); of 4.0 each open file and each held lock is counted.
+        """
+        granted = self._reclaims()
+        files: dict[tuple[str, str], set[str]] = {}
+        for program in programs:
+            if self.protocol != "4.0":
+                files[program.address, "RECLAIM_COMPLETE"] = {"all"}
+                continue
+            files.setdefault((program.address, "OPEN"), set()).update(program.paths)
+            if program in self.owners:
+                files.setdefault((program.address, "LOCK"), set()).update(program.paths)
+        return all(
+            len([r for r in granted if (r.source, r.what) == key]) >= len(paths)
+            for key, paths in files.items()
+        )
 
     def v4_in_grace(self) -> bool:
         """Whether nfsd on the active node is in its grace period."""
@@ -208,15 +240,14 @@ class Trial:
             check=False,
         )
 
-    def local_rival(self) -> list[locks.Program]:
-        """Programs on the active node itself that want the held locks, from now on.
+    def local_rival(self) -> locks.Program:
+        """A program on the active node itself that wants the held locks, from now on.
 
         A local process is not held back by a grace period: start it when the locks are held again.
         """
-        held = self.held_files()
-        programs = [locks.rival(self.active, [file], "posix", folder=layout.DATA) for file in held]
-        self.rivals += programs
-        return programs
+        program = locks.rival(self.active, self.held_files(), folder=layout.DATA)
+        self.rivals.append(program)
+        return program
 
     def dismiss_local_rivals(self) -> None:
         """End the programs on the active node: they would keep its filesystem busy."""
@@ -261,8 +292,7 @@ class Trial:
         self.end_grace()
         files = self.held_files()
         assert audits.not_held(self) == files
-        for program in self.local_rival():
-            program.wait_for("granted")
+        self.local_rival().wait_for("granted", count=len(files))
         assert len(audits.exclusion(self)) >= len(files)
 
     def verdict(self) -> str:
@@ -308,26 +338,45 @@ def bare(rig: Rig) -> None:
     rig.state("bare", make)
 
 
-def equipped(rig: Rig) -> None:
-    """Be in the state in which the machines have the product and the lock programs."""
-    if rig.has("equipped"):
-        rig.restore("equipped")
+def equipped(rig: Rig, setup: bool = True) -> None:
+    """Be in the state in which the machines have the product and the lock programs.
+
+    setup: the nodes have been prepared with `nfslock setup-node`.
+    """
+    name = "equipped" if setup else "equipped-only"
+    if rig.has(name):
+        rig.restore(name)
         return
     bare(rig)
     archive = service.product()
     for machine in rig.machines.values():
-        service.equip(machine, archive)
-    rig.save("equipped")
+        service.equip(machine, archive, setup)
+    rig.save(name)
 
 
-_steady: dict[tuple[int, str], Trial] = {}
+_saved: dict[tuple[int, str], Trial] = {}
+T = TypeVar("T", bound=Trial)
+
+
+def saved(rig: Rig, name: str, make: Callable[[], T]) -> T:
+    """The trial of a saved state, made and saved at the first call, and restored for each."""
+    key = (id(rig), name)
+    if key not in _saved:
+        made = make()
+        made.saved = (tuple(made.owners), tuple(made.rivals))
+        rig.save(name)
+        _saved[key] = made
+    trial = _saved[key]
+    rig.restore(name)
+    trial.reset()
+    return trial  # type: ignore[return-value]
 
 
 def steady(
     rig: Rig, protocol: str, lock_migration: bool = True, fresh: bool = False,
     times: service.Grace = service.USUAL, **more: str,
 ) -> Trial:  # fmt: skip
-    """A trial in the steady state of this kind, made at the first call and restored afterwards.
+    """A trial in the steady state of this kind.
 
     fresh: the clients have mounted the service and taken no lock yet, nor has a rival tried.
     more: further parameters of nfslock.
@@ -335,36 +384,47 @@ def steady(
     kind = [f"{key}={value}" for key, value in sorted(more.items())]
     if times != service.USUAL:
         kind.append("_".join(map(str, times)))
-    name = "-".join(
-        ["fresh" if fresh else "steady", protocol, "on" if lock_migration else "off", *kind]
-    )
-    key = (id(rig), name)
-    if key not in _steady:
-        equipped(rig)
-        versions = "3" if protocol == "3" else "3,4"
-        trial = Trial(rig, protocol, service.group(lock_migration, versions, **more))
-        for node in layout.NODES:
-            service.set_times(rig[node], times)
-        if not lock_migration and protocol != "3":
-            for node in layout.NODES:  # as with it: the records shall be the only difference
-                rig[node].run("sysctl -q fs.leases-enable=0")
-        trial.start(rig["node-a"])
-        client, rival = rig["client"], rig["rival"]
-        for machine in (client, rival):
-            locks.mount(machine, protocol)
-        trial.end_grace()
+
+    def make() -> Trial:
+        trial = served(rig, protocol, lock_migration, times, **more)
+        trial.mount()
         if not fresh:
-            trial.owners = [
-                locks.owner(client, [BYTES], "posix"), locks.owner(client, [WHOLE], "flock"),
-            ]  # fmt: skip
-            trial.rivals = [
-                locks.rival(rival, [BYTES], "posix"), locks.rival(rival, [WHOLE], "flock"),
-            ]  # fmt: skip
-            trial.wait_rivals("denied")
-        trial.saved = (tuple(trial.owners), tuple(trial.rivals))
-        rig.save(name)
-        _steady[key] = trial
-    trial = _steady[key]
-    rig.restore(name)
-    trial.reset()
+            trial.take_locks()
+        return trial
+
+    state = ["fresh" if fresh else "steady", protocol, "on" if lock_migration else "off", *kind]
+    return saved(rig, "-".join(state), make)
+
+
+def crowd(
+    rig: Rig, protocol: str, lock_migration: bool = True, clients: int = 20, files: int = 10
+) -> Trial:
+    """A trial with many clients, each of which holds many locks; a rival wants them all."""
+
+    def make() -> Trial:
+        trial = served(rig, protocol, lock_migration)
+        locks.mount(rig["rival"], protocol)
+        trial.end_grace()
+        trial.owners = locks.crowd(rig["client"], protocol, clients, files)
+        trial.rivals = [locks.rival(rig["rival"], trial.held_files())]
+        trial.wait_rivals("denied")
+        return trial
+
+    return saved(rig, f"crowd-{protocol}-{'on' if lock_migration else 'off'}", make)
+
+
+def served(
+    rig: Rig, protocol: str, lock_migration: bool, times: service.Grace = service.USUAL,
+    **more: str,
+) -> Trial:  # fmt: skip
+    """The service on node-a, and no client of it yet."""
+    equipped(rig)
+    versions = "3" if protocol == "3" else "3,4"
+    trial = Trial(rig, protocol, service.group(lock_migration, versions, **more))
+    for node in layout.NODES:
+        service.set_times(rig[node], times)
+    if not lock_migration and protocol != "3":
+        for node in layout.NODES:  # as with it: the records shall be the only difference
+            rig[node].run("sysctl -q fs.leases-enable=0")
+    trial.start(rig["node-a"])
     return trial

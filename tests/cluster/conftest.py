@@ -10,6 +10,8 @@ import os
 from collections.abc import Generator, Iterator
 
 import pytest
+from xdist.remote import Producer  # type: ignore[import-untyped]
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.support.vm import report
 from tests.support.vm.artifacts import collect
@@ -58,6 +60,7 @@ def pytest_runtest_makereport(
     result = yield
     if result.when == "call" and result.failed and _rigs:
         folder = collect(_rigs[0], CACHE / "failed" / SUITE / item.name)
+        (folder / "failure.txt").write_text(result.longreprtext)
         result.user_properties.append(("artifacts", str(folder)))
     return result
 
@@ -73,24 +76,34 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
             _folders.append(str(value))
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A scenario may bring up a cluster first, on two cores that others use too.
-
-    Scenarios that start from the same saved state are run by the same process (pytest-xdist,
-    --dist loadgroup): making that state takes longer than most of them.
-    """
+    """A scenario may bring up a cluster first, on two cores that others use too."""
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(1800))
-        marker = item.get_closest_marker("scenario")
-        if marker is None:
-            state = item.path.stem
-        else:
-            chosen = item.callspec.params if hasattr(item, "callspec") else {}
-            driver, kind = marker.kwargs.get("driver", "hand"), chosen.get("kind", "on")
-            state = f"{driver}-{chosen.get('protocol', '3')}-{kind}"
-        item.add_marker(pytest.mark.xdist_group(state))
+
+
+class ByState(LoadScopeScheduling):
+    """Scenarios that start from the same saved state are run by the same process.
+
+    To make that state takes longer than most of them. (pytest-xdist's own groups, marked
+    xdist_group, have no effect with pytest 9.2.)
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        module, _, test = nodeid.partition("::")
+        if module.endswith("release.py"):
+            return module
+        words = set(test.partition("[")[2].rstrip("]").split("-")) - {""}
+        for usual, others in (("3", {"4.0", "4.1", "4.2"}), ("on", {"off", "stock", "unlock"})):
+            if not words & others:
+                words.add(usual)
+        driver = "hand" if module.endswith(("by_hand.py", "nfsv4.py", "tickle.py")) else module
+        return " ".join([driver, *sorted(words)])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByState:
+    return ByState(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -11,7 +11,7 @@ import random
 
 import pytest
 
-from tests.support.vm import layout, locks, service
+from tests.support.vm import audits, layout, locks, service
 from tests.support.vm.control import Event
 from tests.support.vm.report import Record
 from tests.support.vm.rig import Rig
@@ -208,6 +208,20 @@ def test_many_clients(rig: Rig, record: Record, protocol: str, kind: str) -> Non
     trial.power_cut()
     trial.start(trial.other())
     record.finish(trial, trial.verdict())
+
+
+@pytest.mark.scenario("the clients' network is cut for 15 s, and heals")
+@pytest.mark.parametrize("protocol", ["3", "4.1"])
+def test_network_heals(rig: Rig, record: Record, protocol: str) -> None:
+    """No takeover, so nobody is told anything, and with lock_migration=no it is the same."""
+    trial = steady(rig, protocol)
+    trial.fault()
+    trial.active.cut()
+    rig["client"].run("sleep 15")
+    trial.active.heal()
+    trial.recover()
+    assert not audits.told(trial)
+    record.finish(trial, "kept where it was")
 
 
 @pytest.mark.scenario("a client reboots around the takeover")

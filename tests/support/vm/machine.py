@@ -8,6 +8,7 @@ had not yet written is gone, what the host had received is kept, as with a disk 
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import threading
@@ -24,12 +25,28 @@ from .layout import Role, mac
 from .qmp import Monitor
 from .switch import Switch
 
+
+def tsc_khz(cpuinfo: str) -> int:
+    """The frequency (kHz) of this machine's time-stamp counter by /proc/cpuinfo; 0: not known.
+
+    The emulated one runs at the same. Linux's delay loop is timed by it: bogomips is twice its MHz
+    (init/calibrate.c, arch/x86/kernel/tsc.c).
+    """
+    found = re.search(r"^bogomips\s*:\s*([\d.]+)$", cpuinfo, re.M)
+    steady = re.search(r"^flags\s*:.* constant_tsc( |$)", cpuinfo, re.M)
+    return round(500 * float(found[1])) if found and steady else 0
+
+
 KERNEL_WORDS = (
     "console=ttyS0 quiet net.ifnames=0 mitigations=off random.trust_cpu=1 apparmor=0 selinux=0 "
     "audit=0 no_timer_check tsc=reliable panic=1 nowatchdog rcupdate.rcu_expedited=1 "
     "systemd.show_status=0 init_on_alloc=0 hardened_usercopy=off randomize_kstack_offset=off "
     "cgroup_disable=memory psi=0"
 )
+#: A kernel that measures the counter while the host is busy may be wrong by a factor of seven, and
+#: so are its clock and all its time limits from then on.
+if _khz := tsc_khz(Path("/proc/cpuinfo").read_text()):
+    KERNEL_WORDS += f" tsc_early_khz={_khz}"
 #: Without cmpxchg16b: QEMU 7.2's emulation of it leaves wrong flags behind, and one boot in four
 #: of a 6.12 kernel died of it (double fault after this_cpu_cmpxchg128; without it none of 24).
 CPU = "qemu64,-cx16"
@@ -222,6 +239,10 @@ class Machine:
         """Drop every frame from and to this machine on a network ("data" or "cluster")."""
         self.switch.cut(f"{self.name}/{network}")
 
+    def heal(self, network: str = "data") -> None:
+        """Undo cut()."""
+        self.switch.heal(f"{self.name}/{network}")
+
     # -- commands and files
 
     def run(
@@ -275,9 +296,9 @@ class Machine:
     def fill_disk(self, path: str) -> None:
         """Leave no free block on the file system of `path`; remove PATH/.filler to undo it."""
         # Closing gives unused preallocated blocks back, so once is not enough. ext4 keeps some free
-        # blocks for itself: it is full when it takes no more.
+        # blocks for itself: it is full when it takes no more, not even one of its smallest.
         self.run(
-            f"cd {path} && while head -c 4096 /dev/zero >> .filler; do "
+            f"cd {path} && while head -c 1024 /dev/zero >> .filler; do "
             "cat /dev/zero >> .filler; sync -f .; done 2>/dev/null; true",
             timeout=120,
         )

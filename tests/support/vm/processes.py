@@ -10,6 +10,8 @@ children are started from the main thread only.
 from __future__ import annotations
 
 import atexit
+import itertools
+import os
 import shutil
 import signal
 import subprocess
@@ -18,6 +20,7 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+_numbers = itertools.count(1)
 _children: dict[int, subprocess.Popen[bytes]] = {}
 _folders: list[Path] = []
 _armed = False
@@ -59,14 +62,19 @@ def end(process: subprocess.Popen[bytes]) -> None:
     _children.pop(process.pid, None)
 
 
-def scratch(folder: Path) -> Path:
-    """Make a folder that goes away with this process, and remove those of runs that were killed."""
+def scratch(parent: Path) -> Path:
+    """Make a folder that goes away with this process, and remove those of runs that were killed.
+
+    Its name is this process's id and a number.
+    """
     _arm()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for other in folder.parent.iterdir():
-        if other.name.isdigit() and not Path("/proc", other.name).exists():
+    parent.mkdir(parents=True, exist_ok=True)
+    for other in parent.iterdir():
+        pid = other.name.partition("-")[0]
+        ours = pid == str(os.getpid())
+        if pid.isdigit() and not (other in _folders if ours else Path("/proc", pid).exists()):
             shutil.rmtree(other, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = parent / f"{os.getpid()}-{next(_numbers)}"
     folder.mkdir()
     _folders.append(folder)
     return folder

@@ -150,6 +150,7 @@ def equip(machine: Machine, archive: bytes, setup: bool = True) -> None:
             timeout=120,
         )
         set_times(machine, USUAL)
+    machine.run("sync")  # it may lose its power next, and boot again
 
 
 def set_times(machine: Machine, times: Grace) -> None:
@@ -157,9 +158,8 @@ def set_times(machine: Machine, times: Grace) -> None:
     machine.write("/etc/nfs.conf.d/rig.conf", NFS_CONF.format(times=times))
     machine.run(
         f"sysctl -q fs.nfs.nlm_timeout={times.nlm_timeout} "
-        f"fs.nfs.nlm_grace_period={times.grace}"
+        f"fs.nfs.nlm_grace_period={times.grace} && sync"
     )
-    machine.run("sync")  # it may lose its power next, and boot again
 
 
 class Step(NamedTuple):

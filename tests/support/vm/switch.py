@@ -81,10 +81,11 @@ class Switch:
         """Drop what these two ports send to each other, and nothing else."""
         self._pairs.add(frozenset((one, other)))
 
-    def heal(self) -> None:
-        """Undo every cut."""
-        self._cut.clear()
-        self._pairs.clear()
+    def heal(self, *ports: str) -> None:
+        """Undo what cut() did to these ports; without any, every cut."""
+        self._cut -= set(ports or self._cut)
+        if not ports:
+            self._pairs.clear()
 
     def forget(self) -> None:
         """Start a new recording: frames, learnt addresses and cuts are of the past."""

@@ -7,6 +7,7 @@
     HOLDING/notify/CLIENT  clients that are still to be notified
     HOLDING/nfsdcld/main.sqlite, HOLDING/v4recovery/MD5   NFSv4 recovery records, in two forms
     HOLDING/connections  TCP connections of the clients, to be tickled after a takeover
+    HOLDING/reserve      space for records and a takeover when the disk is full (reserve.py)
 
 An addition is durable before it is acknowledged. Every write after the claim first makes sure
 that the claim still stands (`check_owner`); it raises errors.Fenced when a newer one was made.
@@ -18,18 +19,18 @@ import errno
 import os
 import stat
 
-from . import holders, nsm
+from . import holders, nsm, reserve
 from .errors import ConfigError, Error, Fenced, NodeError
 from .owner import Owner, decode_owner
 from .system import TEMPORARY, System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 DIRECTORIES = ("sm", "notify")
 _OURS = frozenset(
-    ("owner.json", "state", "connections", "nfsdcld", "v4recovery", *DIRECTORIES))
+    ("owner.json", "state", "connections", "nfsdcld", "v4recovery", reserve.NAME, *DIRECTORIES))
 #: A filesystem keeps these in its root for itself.
 _HARMLESS = frozenset(("lost+found", ".snapshot", ".snapshots"))
 #: Filesystems that do not outlive their node (statfs(2) names in mountinfo).
@@ -84,6 +85,7 @@ class Holding:
     def __init__(self, system: System, path: str, service: str) -> None:
         self.system, self.path, self.service = system, path, service
         self.owner: Owner | None = None
+        self.reserved = True
         self._seen: tuple[int, ...] | None = None
 
     # -- claim -----------------------------------------------------------------------------
@@ -133,7 +135,7 @@ class Holding:
         if before is not None and before.generation >= owner.generation:
             raise Fenced(self._fenced_text(before))
         for name in DIRECTORIES:
-            self.system.make_directory(f"{self.path}/{name}")
+            self.spending(lambda: self.system.make_directory(f"{self.path}/{name}"))  # noqa: B023
         for place in (self.path, *(f"{self.path}/{name}" for name in DIRECTORIES)):
             leftovers = [n for n in self.system.names(place) if n.startswith(TEMPORARY)]
             if leftovers:
@@ -142,7 +144,7 @@ class Holding:
 
     def write_owner(self, owner: Owner) -> None:
         """Write owner.json and take it as what we believe."""
-        self.system.write(self.path, {"owner.json": owner.encode()})
+        self.spending(lambda: self.system.write(self.path, {"owner.json": owner.encode()}))
         self.adopt(owner)
 
     def adopt(self, owner: Owner) -> None:
@@ -169,6 +171,17 @@ class Holding:
         return (f"{self.path} is owned by a newer generation: {now.generation} on node "
                 f"{now.node}; {mine} writes nothing more")
 
+    # -- room ------------------------------------------------------------------------------
+
+    def spending(self, write: Callable[[], None]) -> None:
+        """Write here, with the reserve's space if there is no other; `write` may be repeated."""
+        reserve.spending(self.system, self.path, write)
+
+    def keep_reserve(self) -> None:
+        """Have a whole reserve if there is room for it; `reserved` says so."""
+        self.check_owner()
+        self.reserved = reserve.keep(self.system, self.path)
+
     # -- state number ----------------------------------------------------------------------
 
     def read_state(self) -> int | None:
@@ -183,7 +196,7 @@ class Holding:
     def write_state(self, number: int) -> None:
         """Make the number durable, in the form that statd and sm-notify read."""
         self.check_owner()
-        self.system.write(self.path, {"state": nsm.encode_state(number)})
+        self.spending(lambda: self.system.write(self.path, {"state": nsm.encode_state(number)}))
 
     # -- records ---------------------------------------------------------------------------
 
@@ -226,7 +239,7 @@ class Holding:
         """Add or replace records; durable when this returns."""
         if records:
             self.check_owner()
-            self.system.write(f"{self.path}/sm", records)
+            self.spending(lambda: self.system.write(f"{self.path}/sm", records))
 
     def drop(self, clients: Iterable[str]) -> None:
         """Remove records of clients that hold no locks any more."""
@@ -236,7 +249,8 @@ class Holding:
     def enlist(self, clients: Iterable[str]) -> None:
         """Put clients that have a record on the list of those to be notified."""
         self.check_owner()
-        self.system.link(f"{self.path}/sm", f"{self.path}/notify", clients)
+        names = tuple(clients)
+        self.spending(lambda: self.system.link(f"{self.path}/sm", f"{self.path}/notify", names))
 
     def pending(self) -> list[str]:
         """Clients that are still to be notified."""

@@ -46,6 +46,10 @@ def monitor(system: System, config: Config, service: str, level: int) -> None:
         if mark.get("v4_store"):
             deep.check_v4(system, config, mark["v4_store"])
     _check_callouts(runtime, status)
+    if status.get("reserve") == "no":
+        raise errors.Degraded(
+            f"{config.holding_dir}: no room for the reserve that lock records have on a full disk "
+            f"({os.statvfs(config.holding_dir).f_bavail} free blocks): make room")
     _check_notification(system, status)
     if status.get("inotify") == "no":
         raise errors.Degraded(

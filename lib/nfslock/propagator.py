@@ -228,6 +228,7 @@ class Propagator:
             plan.patience(self.config.propagate_interval), self.announcement.ready_since)
         self.announcement.flush()
         self.tickler.record(self.announcement.ready_since)
+        self.holding.keep_reserve()
 
     def _advance(self, now: float) -> None:
         """Go on with the sweep for a slice of time."""
@@ -353,6 +354,7 @@ class Propagator:
             "skipped": len(self.mirror.skipped) + self.mirror.damaged,
             **self.announcement.status(),
             "v4_records": len(self.recovery.clients) if self.recovery else "",
+            "reserve": "yes" if self.holding.reserved else "no",
             "inotify": "yes" if self.inotify else "no",
             "callout": "yes" if self.callouts else "no",
             "confirmed": self.callouts.served if self.callouts else 0,

@@ -215,6 +215,35 @@ class System:
         finally:
             os.close(fd)
 
+    def allocate(self, directory: str, name: str, size: int) -> None:
+        """Make a file of so many bytes whose blocks are there, durably (posix_fallocate(3))."""
+        temporary = self.path(f"{directory}/{TEMPORARY}{self.nonce}")
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | _NOFOLLOW, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, size)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(temporary, self.path(f"{directory}/{name}"))
+            self.fsync(directory)
+        except OSError as error:
+            self._discard(temporary)
+            raise errors.Error(
+                f"{directory}: cannot allocate {name}: {error.strerror or error}") from error
+
+    def shrink(self, path: str, size: int) -> None:
+        """Cut a file short, durably: some filesystems free its blocks no sooner."""
+        try:
+            fd = os.open(self.path(path), os.O_WRONLY | _NOFOLLOW)
+            try:
+                os.ftruncate(fd, size)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise errors.Error(f"{path}: cannot be shortened: {error.strerror}") from error
+
     def link(self, source: str, directory: str, names: Iterable[str]) -> None:
         """Give the durable files source/NAME a second, durable entry in `directory`."""
         name = ""

@@ -53,12 +53,12 @@ class Held:
     def replace(self, clients: Clients) -> None:
         """Hold these and nobody else. Durable; Fenced when there is a newer owner."""
         self.holding.check_owner()
-        self.database.replace(clients)
+        self.holding.spending(lambda: self.database.replace(clients))
 
     def change(self, add: Clients, drop: list[bytes]) -> None:
         """Hold these, too, and those no more. Durable; Fenced when there is a newer owner."""
         self.holding.check_owner()
-        self.database.change_and_note(add, drop)
+        self.holding.spending(lambda: self.database.change_and_note(add, drop))
 
     def catch_up(self, wanted: Mapping[str, tuple[bytes, bytes]]) -> Iterator[None]:
         """Make the directories equal to what is held, in short steps."""

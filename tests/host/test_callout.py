@@ -158,9 +158,30 @@ def test_a_killed_propagator_is_waited_for(bring_up: Up) -> None:
     assert cluster.service.status(cluster.a)["callout"]["missed"] == 0
 
 
-def test_a_full_disk_is_said_and_made_good(bring_up: Up) -> None:
+def test_a_full_disk_has_room_for_records(bring_up: Up) -> None:
+    """Until the reserve is used up; the users' own writes do not get at it."""
     cluster = bring_up(propagate_interval="500ms")
     service, a = cluster.service, cluster.a
+    wait_until(a.path(f"{HOLDING}/reserve").exists, "the reserve")
+    a.fill(MOUNT_POINT)
+    for client in CLIENTS:
+        a.sm_mon(client)
+        assert client in held(cluster, a)
+        a.run("sh", "-c", f"cat /dev/zero >> {MOUNT_POINT}/ballast/big", check=False)
+    wait_until(lambda: service.agent.monitor(a).code == DEGRADED, "said")
+    assert service.status(a)["callout"]["missed"] == 0
+
+
+def test_a_full_disk_is_said_and_made_good(bring_up: Up) -> None:
+    """The control: a reserve that has a size and no blocks."""
+    cluster = bring_up(propagate_interval="500ms")
+    service, a = cluster.service, cluster.a
+    reserve = a.path(f"{HOLDING}/reserve")
+    wait_until(reserve.exists, "the reserve")
+    sparse = a.path(f"{MOUNT_POINT}/sparse")
+    with open(sparse, "wb") as file:
+        file.truncate(reserve.stat().st_size)
+    sparse.rename(reserve)
     a.fill(MOUNT_POINT)
     a.sm_mon(ONE)
     outcome = wait_until(

@@ -16,6 +16,7 @@ from tests.support.hosts import Node
 from tests.support.service import (
     ARGS,
     CONFIGURED,
+    DEGRADED,
     GENERIC,
     HOLDING,
     MOUNT_POINT,
@@ -25,6 +26,7 @@ from tests.support.service import (
     Outcome,
     Service,
 )
+from tests.support.wait import wait_until
 
 CLIENTS = ("192.0.2.101", "192.0.2.102")
 
@@ -202,9 +204,27 @@ def used_before(cluster: Cluster) -> dict[str, str]:
 
 
 def test_a_full_disk(mounted: Cluster) -> None:
+    """The reserve is enough for a takeover and a new record."""
+    service, a = mounted.service, mounted.a
+    used_before(mounted)
+    a.sm_mon("192.0.2.103")
+    a.fill(MOUNT_POINT)
+    service.start(a)
+    service.held(a, *CLIENTS, "192.0.2.103")
+    assert service.pending(a) == {*CLIENTS, "192.0.2.103"}
+    outcome = service.agent.monitor(a)
+    assert outcome.code == DEGRADED, outcome
+    assert "make room" in outcome.reason
+    a.empty(MOUNT_POINT)
+    wait_until(lambda: service.agent.monitor(a).code == OK, "the reserve is whole again")
+
+
+def test_a_full_disk_without_a_reserve(mounted: Cluster) -> None:
+    """The control."""
     service, a = mounted.service, mounted.a
     records = used_before(mounted)
     a.sm_mon("192.0.2.103")
+    a.path(f"{HOLDING}/reserve").unlink()
     a.fill(MOUNT_POINT)
     outcome = service.agent.start(a)
     assert outcome.code == GENERIC, outcome

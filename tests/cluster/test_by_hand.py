@@ -18,23 +18,27 @@ from tests.support.vm.rig import Rig
 from tests.support.vm.trial import BYTES, Trial, crowd, steady
 
 NFSV4 = ("4.0", "4.1", "4.2")
+QUICK = ("3-on", "3-off")
 
 
-def rows(*protocols: str, quick: bool = False) -> pytest.MarkDecorator:
-    """Each protocol with the locks protected, and its control."""
+def rows(*protocols: str, quick: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+    """Each protocol with the locks protected, and its control ("PROTOCOL-KIND").
+
+    Those in `quick` are part of the quick set; other controls belong to the full set only.
+    """
     found = []
     for protocol in protocols:
         for kind in ("on", "off"):
-            if quick and protocol == "3":
+            row = f"{protocol}-{kind}"
+            marks = [pytest.mark.full] if kind == "off" else []
+            if row in quick:
                 marks = [pytest.mark.quick]
-            else:
-                marks = [pytest.mark.full] if kind == "off" else []
-            found.append(pytest.param(protocol, kind, marks=marks, id=f"{protocol}-{kind}"))
+            found.append(pytest.param(protocol, kind, marks=marks, id=row))
     return pytest.mark.parametrize(("protocol", "kind"), found)
 
 
 @pytest.mark.scenario("power cut under steady locks")
-@rows("3", *NFSV4, quick=True)
+@rows("3", *NFSV4, quick=(*QUICK, "4.2-on"))
 def test_power_cut(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind == "on")
     trial.power_cut()
@@ -64,7 +68,7 @@ def lock_and_cut(trial: Trial) -> float:
 
 
 @pytest.mark.scenario("power cut within 0.1 s of a client's first lock")
-@rows("3", "4.1", "4.2", quick=True)
+@rows("3", "4.1", "4.2", quick=QUICK)
 def test_first_lock_then_power_cut(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     """An NFSv4.0 client is recorded at its first open, and nothing waits for the copy of that: the
     window that remains there is test_v4_window's."""
@@ -80,7 +84,7 @@ def test_first_lock_then_power_cut(rig: Rig, record: Record, protocol: str, kind
 
 
 @pytest.mark.scenario("planned move and failback, locks held while the group stops")
-@rows("3", *NFSV4, quick=True)
+@rows("3", *NFSV4, quick=QUICK)
 def test_planned_move(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind == "on")
     outcome = ""
@@ -94,7 +98,7 @@ def test_planned_move(rig: Rig, record: Record, protocol: str, kind: str) -> Non
 
 
 @pytest.mark.scenario("second failover within the grace period")
-@rows("3", *NFSV4, quick=True)
+@rows("3", *NFSV4, quick=QUICK)
 def test_two_failovers_within_grace(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind == "on")
     trial.stop()

@@ -6,6 +6,7 @@ already runs. The scenarios that all protocols share are in test_by_hand.py.
 from __future__ import annotations
 
 import os
+from typing import Callable
 
 import pytest
 
@@ -37,14 +38,20 @@ def test_again_and_again(
     record.finish(trial, f"kept, {ROUNDS} of {ROUNDS}")
 
 
-def rival_first(rig: Rig, protocol: str, **more: str) -> Trial:
-    """A power cut after which the owner comes back only when the rival has reclaimed its opens."""
+def rival_first(
+    rig: Rig, protocol: str, then: Callable[[Trial], object] = lambda trial: None, **more: str
+) -> Trial:
+    """A power cut after which the owner comes back only when the rival has reclaimed its opens.
+
+    then: what is done before the owner is back.
+    """
     trial = steady(rig, protocol, **more)
     owner, rival = rig["client"], rig["rival"]
     owner.freeze()
     trial.power_cut()
     trial.start(trial.other())
     trial.wait_reclaimed(rival)
+    then(trial)
     trial.thaw(owner)
     return trial
 
@@ -68,8 +75,8 @@ def test_rival_is_back_first(rig: Rig, record: Record, protocol: str) -> None:
 @with_sessions
 def test_rival_is_back_first_control(rig: Rig, record: Record, protocol: str) -> None:
     """With its opens the rival gets a write delegation, and grants itself the owner's locks."""
-    trial = rival_first(rig, protocol, v4_delegations="yes")
-    trial.wait_rivals("granted")
+    trial = rival_first(
+        rig, protocol, lambda trial: trial.wait_rivals("granted"), v4_delegations="yes")
     assert "write" in delegations_on_reclaim(trial)
     assert audits.exclusion(trial)
     record.finish(trial, "two owners, as it must be")

@@ -9,13 +9,13 @@ the exit reason must have named why.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
 from tests.support.vm import layout, locks, service
 from tests.support.vm.control import Done
 from tests.support.vm.rig import Rig
+from tests.support.vm.trial import equipped
 
 SUITE = os.environ.get("SUITE", "trixie")
 UNLOCK = "/proc/fs/nfsd/unlock_filesystem"
@@ -25,29 +25,9 @@ BEFORE = [resource for resource in RESOURCES if resource.name in ("vip", "export
 NFSLOCK = service.nfslock(RESOURCES)
 
 
-@pytest.fixture(scope="module")
-def rig() -> Iterator[Rig]:
-    """A node and a client, booted, with the product; saved once as the state "release"."""
-    rig = Rig(SUITE)
-    try:
-        rig.boot(["node-a", "client"])
-        rig.format_shared()
-        rig["node-a"].run(
-            f"mount {layout.SHARED_DEVICE} {layout.EXPORT} && mkdir -m 777 {layout.DATA} && "
-            f"umount {layout.EXPORT}"
-        )
-        archive = service.product()
-        for name in ("node-a", "client"):
-            service.equip(rig[name], archive)
-        rig.save("release")
-        yield rig
-    finally:
-        rig.close()
-
-
 def held(rig: Rig, protocol: str) -> None:
     """The service on node-a, two files locked by the client."""
-    rig.restore("release")
+    equipped(rig)
     service.by_hand(rig["node-a"], RESOURCES, "start")
     rig["node-a"].run(
         "echo Y > /proc/fs/lockd/nlm_end_grace; echo Y > /proc/fs/nfsd/v4_end_grace; true"
@@ -123,6 +103,50 @@ def test_a_stop_that_was_killed_and_run_again_frees_it_too(rig: Rig) -> None:
     step = service.call(rig["node-a"], NFSLOCK, "stop", 20)
     assert step.rc == 0 and "ocf-exit-reason" not in step.output, step.output
     assert umount(rig).rc == 0
+
+
+def neighbours_lock(rig: Rig) -> str:
+    """A lock on another filesystem of the node, which its own address exports; its inode."""
+    node, client = rig["node-a"], rig["client"]
+    address = layout.NODE_A.addresses["data"]
+    node.run(
+        "mkdir -p /srv/other && truncate -s 16M /var/other.img && mkfs.ext4 -q /var/other.img && "
+        "mount -o loop /var/other.img /srv/other && chmod 777 /srv/other && "
+        "exportfs -o rw,no_root_squash,fsid=7 10.9.0.0/24:/srv/other"
+    )
+    client.run(f"mkdir -p /mnt/other && mount -t nfs -o vers=3 {address}:/srv/other /mnt/other")
+    locks.Program(client, "owner", "posix", ["/mnt/other/lock"], 1.0).wait_for("locked")
+    inode = node.out("stat -c %i /srv/other/lock")
+    assert still_locked(rig, inode)
+    return inode
+
+
+def still_locked(rig: Rig, inode: str) -> bool:
+    """Whether lockd holds a lock on the neighbour's file: its filesystem is on a loop device."""
+    return any(
+        words[5].startswith("07:") and words[5].endswith(f":{inode}")
+        for words in map(str.split, rig["node-a"].read("/proc/locks").splitlines())
+        if words[1] == "POSIX"
+    )
+
+
+def test_a_neighbours_locks_are_left_alone(rig: Rig) -> None:
+    held(rig, "3")
+    inode = neighbours_lock(rig)
+    step = leave(rig)
+    assert step.rc == 0 and "ocf-exit-reason" not in step.output, step.output
+    assert umount(rig).rc == 0
+    assert still_locked(rig, inode)
+
+
+def test_a_stop_whose_disk_is_gone(rig: Rig) -> None:
+    """It succeeds within its time, and nobody else's locks go."""
+    held(rig, "3")
+    inode = neighbours_lock(rig)
+    rig["node-a"].lose_disk()
+    step = leave(rig, timeout=60)
+    assert step.rc == 0, step.output
+    assert still_locked(rig, inode)
 
 
 @pytest.mark.parametrize("protocol", ["3", "4.2"])

@@ -106,47 +106,45 @@ def test_a_stop_that_was_killed_and_run_again_frees_it_too(rig: Rig) -> None:
 
 
 def neighbours_lock(rig: Rig) -> str:
-    """A lock on another filesystem of the node, which its own address exports; its inode."""
+    """A lock on the node's own disk, which its own address exports; the file as in /proc/locks."""
     node, client = rig["node-a"], rig["client"]
     address = layout.NODE_A.addresses["data"]
     node.run(
-        "mkdir -p /srv/other && truncate -s 16M /var/other.img && mkfs.ext4 -q /var/other.img && "
-        "mount -o loop /var/other.img /srv/other && chmod 777 /srv/other && "
+        "mkdir -m 777 -p /srv/other && "
         "exportfs -o rw,no_root_squash,fsid=7 10.9.0.0/24:/srv/other"
     )
     client.run(f"mkdir -p /mnt/other && mount -t nfs -o vers=3 {address}:/srv/other /mnt/other")
     locks.Program(client, "owner", "posix", ["/mnt/other/lock"], 1.0).wait_for("locked")
-    inode = node.out("stat -c %i /srv/other/lock")
-    assert still_locked(rig, inode)
-    return inode
+    disk, inode = node.out("stat -c '%Hd:%Ld %i' /srv/other/lock").split()
+    major, minor = map(int, disk.split(":"))
+    file = f"{major:02x}:{minor:02x}:{inode}"
+    assert still_locked(rig, file)
+    return file
 
 
-def still_locked(rig: Rig, inode: str) -> bool:
-    """Whether lockd holds a lock on the neighbour's file: its filesystem is on a loop device."""
-    return any(
-        words[5].startswith("07:") and words[5].endswith(f":{inode}")
-        for words in map(str.split, rig["node-a"].read("/proc/locks").splitlines())
-        if words[1] == "POSIX"
-    )
+def still_locked(rig: Rig, file: str) -> bool:
+    """Whether somebody holds a lock on the neighbour's file."""
+    lines = rig["node-a"].read("/proc/locks").splitlines()
+    return any("POSIX" in line and f" {file} " in line for line in lines)
 
 
 def test_a_neighbours_locks_are_left_alone(rig: Rig) -> None:
     held(rig, "3")
-    inode = neighbours_lock(rig)
+    file = neighbours_lock(rig)
     step = leave(rig)
     assert step.rc == 0 and "ocf-exit-reason" not in step.output, step.output
     assert umount(rig).rc == 0
-    assert still_locked(rig, inode)
+    assert still_locked(rig, file)
 
 
 def test_a_stop_whose_disk_is_gone(rig: Rig) -> None:
     """It succeeds within its time, and nobody else's locks go."""
     held(rig, "3")
-    inode = neighbours_lock(rig)
+    file = neighbours_lock(rig)
     rig["node-a"].lose_disk()
     step = leave(rig, timeout=60)
     assert step.rc == 0, step.output
-    assert still_locked(rig, inode)
+    assert still_locked(rig, file)
 
 
 @pytest.mark.parametrize("protocol", ["3", "4.2"])

@@ -289,9 +289,9 @@ class Trial:
             for owner in self.owners:
                 owner.wait_for("wrote", "error", after=self.fault_at + 0.5, timeout=150)
             self.wait_reclaimed()
-        self.end_grace()
         files = self.held_files()
-        assert audits.not_held(self) == files
+        assert audits.not_held(self) == files  # in grace nobody else can have them, either
+        self.end_grace()
         self.local_rival().wait_for("granted", count=len(files))
         assert len(audits.exclusion(self)) >= len(files)
 

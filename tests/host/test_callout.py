@@ -173,15 +173,10 @@ def test_a_full_disk_has_room_for_records(bring_up: Up) -> None:
 
 
 def test_a_full_disk_is_said_and_made_good(bring_up: Up) -> None:
-    """The control: a reserve that has a size and no blocks."""
+    """The control."""
     cluster = bring_up(propagate_interval="500ms")
     service, a = cluster.service, cluster.a
-    reserve = a.path(f"{HOLDING}/reserve")
-    wait_until(reserve.exists, "the reserve")
-    sparse = a.path(f"{MOUNT_POINT}/sparse")
-    with open(sparse, "wb") as file:
-        file.truncate(reserve.stat().st_size)
-    sparse.rename(reserve)
+    service.spoil_reserve(a)
     a.fill(MOUNT_POINT)
     a.sm_mon(ONE)
     outcome = wait_until(

@@ -250,6 +250,7 @@ def test_a_disk_that_fills_up_is_said_and_costs_nothing(up: Cluster) -> None:
     a.sm_mon(ONE)
     service.held(a, ONE)
     before = service.records(a)
+    service.spoil_reserve(a)
     a.fill(MOUNT_POINT)
     a.sm_mon(TWO)
     outcome = wait_until(

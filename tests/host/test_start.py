@@ -224,7 +224,7 @@ def test_a_full_disk_without_a_reserve(mounted: Cluster) -> None:
     service, a = mounted.service, mounted.a
     records = used_before(mounted)
     a.sm_mon("192.0.2.103")
-    a.path(f"{HOLDING}/reserve").unlink()
+    service.spoil_reserve(a)
     a.fill(MOUNT_POINT)
     outcome = service.agent.start(a)
     assert outcome.code == GENERIC, outcome

@@ -228,6 +228,14 @@ class Service:
             f"{node.name}: records of {addresses} durable",
         )
 
+    def spoil_reserve(self, node: Node) -> None:
+        """Leave a reserve in the holding directory that has its size and no blocks."""
+        reserve, sparse = node.path(f"{HOLDING}/reserve"), node.path(f"{MOUNT_POINT}/sparse")
+        wait_until(reserve.exists, f"{node.name}: the reserve")
+        with open(sparse, "wb") as file:
+            file.truncate(reserve.stat().st_size)
+        sparse.rename(reserve)
+
     def log(self, node: Machine) -> str:
         """Return the cluster log of a node, for messages of failed tests."""
         return node.read(LOG)

@@ -76,6 +76,9 @@ cluster: apt-test .venv/ok callout ## all scenarios on Debian 13, the quick set 
 
 cluster-full: apt-test .venv/ok callout ## everything on all three; writes doc/proof.md
 	for suite in trixie bookworm unstable; do SUITE=$$suite $(CLUSTER); done
+	$(MAKE) proof
+
+proof: .venv/ok ## write doc/proof.md and the README's table from the cluster tier's last runs
 	$(VENV)/python -m tests.support.vm.report --proof
 
 demo-cluster: apt-test .venv/ok callout ## one power cut in a real cluster, told and drawn
@@ -122,4 +125,4 @@ apt-test:
 	touch $@
 
 .PHONY: help demo check lint unit host bench crash fuzz callout metadata install clean apt-test \
-	cluster cluster-quick cluster-full demo-cluster
+	cluster cluster-quick cluster-full demo-cluster proof

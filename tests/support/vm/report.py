@@ -2,7 +2,7 @@
 """The table of results: one row per scenario, printed after a run and written to doc/proof.md.
 
 Each suite's run leaves its rows in the cache; `python3 -m tests.support.vm.report` prints the rows
-of all suites together, `--proof` writes doc/proof.md and the table of the README from them.
+of all suites together, `--proof` (make proof) writes doc/proof.md and the table of the README from them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .trial import Times, Trial
 RESULTS = CACHE / "results"
 PROOF, README = REPOSITORY / "doc" / "proof.md", REPOSITORY / "README.md"
 #: What encloses the table of the README.
-MARKS = ("<!-- scenarios: written by `make cluster-full` -->", "<!-- end of scenarios -->")
+MARKS = ("<!-- scenarios: written by `make proof` -->", "<!-- end of scenarios -->")
 HEADINGS = (
     "scenario", "driven by", "protocol", "suite", "outcome", "VIP", "notified", "lock held", "I/O",
     "control: protection off", "stock agents",
@@ -150,8 +150,8 @@ def proof() -> str:
     ]
     return (
         "# Proof on real kernels\n\n"
-        "Written by `make cluster-full` (or by runs of parts of it with the same library: a row\n"
-        "that is not there was not run); what the scenarios do and how they are judged stands in\n"
+        "Written by `make proof` from the last runs with one and the same library: a row that is\n"
+        "not there was not run; what the scenarios do and how they are judged stands in\n"
         "[tests/cluster/README.md](../tests/cluster/README.md). Seconds are counted from the\n"
         "fault, in machines that are emulated in software: compare them with each other only.\n\n"
         f"Run on {time.strftime('%Y-%m-%d', time.gmtime())}.\n\n"

@@ -2,7 +2,7 @@
 """The table of results: one row per scenario, printed after a run and written to doc/proof.md.
 
 Each suite's run leaves its rows in the cache; `python3 -m tests.support.vm.report` prints the rows
-of all suites together, `--proof` (make proof) writes doc/proof.md and the table of the README from them.
+of all suites together, `--proof` (make proof) writes doc/proof.md and the README's table from them.
 """
 
 from __future__ import annotations
@@ -128,12 +128,12 @@ def save(suite: str, versions: dict[str, str], rows: list[Row]) -> None:
 
 
 def load() -> tuple[dict[str, dict[str, str]], list[Row]]:
-    """Versions and rows of every suite that was run, the main suite first."""
-    versions, rows = {}, []
+    """Versions and rows of every suite that was run with this library, the main suite first."""
+    versions, rows, product = {}, [], _product()
     for suite in sorted(SUITES, key=lambda name: (name != "trixie", name)):
         path = RESULTS / f"{suite}.json"
-        if path.exists():
-            saved = json.loads(path.read_text())
+        saved = json.loads(path.read_text()) if path.exists() else {}
+        if saved.get("product") == product:
             versions[suite] = saved["versions"]
             rows += [Row(*row) for row in saved["rows"]]
     return versions, rows

@@ -24,9 +24,15 @@ def check(system: System, holding_dir: str, statd_dir: str) -> None:
         raise errors.Error(
             f"{holding_dir}: the records of {len(lacking)} clients are missing ({lacking[0]}"
             f"{', ...' if lacking[1:] else ''}): is the propagator writing?")
-    if not kernel.statd_answers():
+    lacks = kernel.statd_lacks()
+    if "TCP" in lacks:
         raise errors.Error(
-            "rpc.statd does not answer on 127.0.0.1: no new client can lock over NFSv3")
+            "rpc.statd does not answer on 127.0.0.1 by TCP, as lockd asks it: no new client can "
+            "lock over NFSv3; was its port taken when it started?")
+    if lacks:
+        raise errors.Degraded(
+            "rpc.statd does not answer by UDP: locks of clients that reboot are not released; was "
+            "its port taken when it started?")
 
 
 def check_v4(system: System, config: Config, store: str) -> None:

@@ -71,12 +71,13 @@ def port_of(address: str, program: int, version: int, tcp: bool) -> int:
 
 def answers(address: str, program: int, version: int) -> bool:
     """Whether the program is registered on `address` and answers NULL there, by TCP or UDP."""
-    for tcp in (True, False):
-        port = port_of(address, program, version, tcp)
-        null = rpc.encode_null(_xid(), program, version)
-        if port and call(address, port, null, tcp) is not None:
-            return True
-    return False
+    return any(_answers_by(tcp, address, program, version) for tcp in (True, False))
+
+
+def _answers_by(tcp: bool, address: str, program: int, version: int) -> bool:
+    port = port_of(address, program, version, tcp)
+    null = rpc.encode_null(_xid(), program, version)
+    return bool(port) and call(address, port, null, tcp) is not None
 
 
 def missing_programs(address: str) -> list[str]:
@@ -88,9 +89,15 @@ def missing_programs(address: str) -> list[str]:
     ]
 
 
-def statd_answers() -> bool:
-    """Whether rpc.statd answers its NULL procedure on the loopback address that lockd uses."""
-    return answers("127.0.0.1", rpc.STATD, 1)
+def statd_lacks() -> list[str]:
+    """By which of "TCP" and "UDP" rpc.statd does not answer its NULL procedure on 127.0.0.1.
+
+    lockd asks it by TCP to monitor a client (fs/lockd/mon.c); clients that have rebooted tell it by
+    UDP. One whose port was taken when it started goes on with what it got (nfs-utils
+    support/nfs/svc_create.c).
+    """
+    return [name for name, tcp in (("TCP", True), ("UDP", False))
+            if not _answers_by(tcp, "127.0.0.1", rpc.STATD, 1)]
 
 
 def exported(system: System, device: int) -> list[str]:

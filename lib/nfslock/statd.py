@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from typing import NamedTuple
 
-from . import nfsconf, nsm, processes, units
+from . import kernel, nfsconf, nsm, processes, units
+from ._vendor import ocf
 from .errors import Error, MissingError
 from .system import TEMPORARY, Like, System
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 UNIT, _NAME = "rpc-statd.service", "rpc.statd"
 #: Seconds that statd may take to end or to come up.
 _PATIENCE = 15.0
+#: Starts of statd until it has its ports, and seconds that it has for it each time.
+_STARTS, _READY = 3, 1.5
 
 
 class Scan(NamedTuple):
@@ -162,8 +166,28 @@ def start(system: System, directory: str, name: str) -> None:
     """Start rpc.statd with the records now in sm; it notifies nobody itself (statd -L).
 
     `name` is the service's (statd -n). Through its systemd unit where systemd runs, else the
-    daemon itself.
+    daemon itself. One that does not get its ports, since somebody's outgoing connection has one of
+    them for the moment, is started again; lockd could not ask it.
     """
+    lacks: list[str] = []
+    for number in range(_STARTS):
+        if number:
+            ocf.logger.warning(
+                "rpc.statd does not answer by %s: it is started again", " and ".join(lacks))
+            stop(system)
+        _start(system, directory, name)
+        until = system.monotonic() + _READY
+        while lacks := kernel.statd_lacks():
+            if system.monotonic() > until:
+                break
+            time.sleep(0.01)
+        else:
+            return
+    ocf.logger.error("rpc.statd does not answer by %s: is its port taken, is rpcbind running?",
+                     " and ".join(lacks))
+
+
+def _start(system: System, directory: str, name: str) -> None:
     program = processes.program(system, _NAME)
     if program is None:
         raise MissingError("rpc.statd is not installed: install nfs-common (nfs-utils on Red Hat)")

@@ -83,7 +83,10 @@ def test_rival_is_back_first_control(rig: Rig, record: Record, protocol: str) ->
 
 
 @pytest.mark.scenario("power cut, grace period and lease of {times.grace} s")
-@pytest.mark.parametrize("times", [Grace(15, 15, 5), Grace(90, 90, 10)], ids=["15", "90"])
+@pytest.mark.parametrize("times", [
+    pytest.param(Grace(15, 15, 5), id="15"),
+    pytest.param(Grace(90, 90, 10), id="90", marks=pytest.mark.full),
+])
 @with_sessions
 def test_times(rig: Rig, record: Record, protocol: str, times: Grace) -> None:
     record.scenario = f"power cut, grace period and lease of {times.grace} s"

@@ -34,7 +34,7 @@ from tests.support.vm.trial import BYTES, WHOLE, Trial, equipped
 from tests.support.wait import wait_until
 
 MONITOR = "/usr/local/lib/rig/monitor.py"
-STATD_PORT = "662"  # service.NFS_CONF
+STATD_PORT = "32765"  # service.NFS_CONF
 #: Clients that the client machine has addresses for, so that its statd answers, and others.
 ALIVE = [f"10.9.0.{number}" for number in range(121, 127)]
 AWAY = [f"10.9.0.{number}" for number in range(221, 227)]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
+from nfslock import rpc
 from tests.support.hosts import Node
 from tests.support.service import (
     ARGS,
@@ -237,6 +238,36 @@ def test_a_full_disk_without_a_reserve(mounted: Cluster) -> None:
     a.empty(MOUNT_POINT)
     service.start(a)
     service.held(a, *CLIENTS, "192.0.2.103")
+
+
+def taken_port(node: Node, seconds: float) -> None:
+    """Give rpc.statd a fixed port that somebody has by TCP, for so many seconds."""
+    node.path("/etc/nfs.conf.d").mkdir(exist_ok=True)
+    node.path("/etc/nfs.conf.d/port.conf").write_text("[statd]\nport=4700\n")
+    node.spawn("python3", "-c", "import socket, time; "
+               f"taken = socket.create_server(('', 4700)); time.sleep({seconds})")
+    wait_until(lambda: node.run("ss", "-Hltn", "sport = 4700").stdout, "the port is taken")
+
+
+def test_statd_whose_port_is_taken_for_a_moment(mounted: Cluster) -> None:
+    service, a = mounted.service, mounted.a
+    taken_port(a, 1)
+    service.start(a)
+    a.call(rpc.STATD, 1, 0, tcp=True)
+    assert "started again" in service.log(a)
+    assert service.agent.monitor(a, level=10).code == OK
+
+
+def test_statd_whose_port_is_taken(mounted: Cluster) -> None:
+    """The control: lockd could not ask this statd, and monitor says so."""
+    service, a = mounted.service, mounted.a
+    taken_port(a, 60)
+    service.start(a)
+    with pytest.raises(ConnectionRefusedError):
+        a.call(rpc.STATD, 1, 0, tcp=True)
+    outcome = service.agent.monitor(a, level=10)
+    assert outcome.code == GENERIC, outcome
+    assert "by TCP" in outcome.reason
 
 
 def test_a_read_only_disk(mounted: Cluster) -> None:

@@ -39,18 +39,19 @@ class Grace(NamedTuple):
 
 #: Long enough for the group's start on a busy machine: tests that need its end bring it about.
 USUAL = Grace()
+#: No port that an outgoing connection may have for the moment: 512 to 1023, or 32768 and up.
 NFS_CONF = """\
 [nfsd]
 grace-time={times.grace}
 lease-time={times.lease}
 threads=4
 [lockd]
-port=32803
-udp-port=32803
+port=4045
+udp-port=4045
 [statd]
-port=662
+port=32765
 [mountd]
-port=892
+port=20048
 """
 
 
@@ -210,7 +211,7 @@ COMMANDS = {
         (
             "systemctl start rpc-statd nfsdcld && "
             "unshare -u sh -c 'hostname $SCOPE; rpc.nfsd 4' && "
-            "pgrep -x rpc.mountd >/dev/null || rpc.mountd -p 892"
+            "pgrep -x rpc.mountd >/dev/null || rpc.mountd -p 20048"
         ),
         (
             "rpc.nfsd 0; pkill -x rpc.mountd; systemctl stop nfsdcld; "

@@ -101,7 +101,7 @@ def test_thawed_after_the_takeover(rig: Rig, record: Record, protocol: str, kind
 
 
 @pytest.mark.scenario("export restarted in place", driver="Pacemaker")
-@rows("3-on", full=("3-unlock",))
+@rows(full=("3-on", "3-unlock"))
 def test_export_restarted(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     """nfslock, before it in the group, goes on; exportfs by default drops all locks as it stops."""
     trial = steady(rig, protocol, kind)
@@ -115,6 +115,7 @@ def test_export_restarted(rig: Rig, record: Record, protocol: str, kind: str) ->
         record.finish(trial, "lost, as it must be")
 
 
+@pytest.mark.full
 @pytest.mark.scenario("active node frozen for 1.5 s and thawed", driver="Pacemaker")
 @pytest.mark.parametrize("protocol", ["3"])
 def test_frozen_briefly(rig: Rig, record: Record, protocol: str) -> None:

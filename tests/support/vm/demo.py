@@ -47,23 +47,23 @@ def drawing(trial: cluster.ClusterTrial, end: float) -> tuple[str, list[timeline
         last = max(r.granted_at for r in reclaimed) - zero
         events.append(timeline.Event(last, "network", f"{len(reclaimed)} reclaims granted", "good"))
     spans = [
-        timeline.Span(-4, 0, "node-a", "serves", "good"),
+        timeline.Span(-8, 0, "node-a", "serves", "good"),
         timeline.Span(trial.taken_over_at - zero, end, "node-b", "serves", "good"),
     ]
     owner = trial.owners[0]
     stalled = next(e for e in owner.entries("wrote", after=zero) if e.took > 1)
     spans += [
-        timeline.Span(-4, stalled.at - stalled.took - zero, "client", "lock held, writes", "good"),
+        timeline.Span(-8, stalled.at - stalled.took - zero, "client", "holds, writes", "good"),
         timeline.Span(
             stalled.at - stalled.took - zero, stalled.at - zero, "client", "write stalls", "note"
         ),
-        timeline.Span(stalled.at - zero, end, "client", "lock held, writes", "good"),
+        timeline.Span(stalled.at - zero, end, "client", "holds, writes", "good"),
     ]
     events.append(timeline.Event(stalled.at - zero, "client", "write goes on", "good"))
     refused = trial.rivals[0].entries("denied", after=zero)
     if refused:
         events.append(timeline.Event(refused[0].at - zero, "rival", "denied", "good"))
-    spans.append(timeline.Span(-4, end, "rival", "wants the same lock, never gets it"))
+    spans.append(timeline.Span(-8, end, "rival", "wants the same lock, never gets it"))
     lanes = ["node-a", "node-b", "network", "client", "rival"]
     title = f"Power cut on {trial.rig.suite}: an NFSv{trial.protocol} lock moves with its service"
     return timeline.svg(title, lanes, spans, events), events

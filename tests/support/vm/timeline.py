@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from lxml import etree
 
-WIDTH, LANE, LEFT, TOP = 960, 56, 130, 60
+WIDTH, LANE, LEFT, TOP = 960, 62, 130, 60
 COLOURS = {"bad": "#b3261e", "good": "#1b7f3b", "note": "#37474f"}
 SVG = "http://www.w3.org/2000/svg"
 
@@ -77,12 +77,14 @@ def svg(title: str, lanes: list[str], spans: list[Span], events: list[Event]) ->
         add("rect", x=x(span.start), y=y(span.lane), width=wide, height=28, rx=4, opacity="0.18",
             fill=COLOURS[span.kind])  # fmt: skip
         add("text", span.text, x=x(span.start) + 6, y=y(span.lane) + 18, fill=COLOURS[span.kind])
-    for number, event in enumerate(sorted(events)):
+    lines = dict.fromkeys(lanes, 0)  # labels of one lane take turns on two lines
+    for event in sorted(events):
+        lines[event.lane] += 1
         colour = COLOURS[event.kind]
         add("circle", cx=x(event.at), cy=y(event.lane) + 14, r=4, fill=colour)
         right = x(event.at) > WIDTH - 220
         add("text", f"{event.text} ({event.at:.1f} s)", x=x(event.at) + (-7 if right else 7),
-            y=y(event.lane) + 32 + 11 * (number % 2), fill=colour, font_size=10,
+            y=y(event.lane) + 51 - 12 * (lines[event.lane] % 2), fill=colour, font_size=10,
             text_anchor="end" if right else "start")  # fmt: skip
     drawing: str = etree.tostring(root, pretty_print=True).decode()
     return drawing

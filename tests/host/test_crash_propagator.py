@@ -197,18 +197,37 @@ def test_a_propagator_killed_while_it_comes_back(
         supervisor.resume()
         return attached
 
+    def let_go(attached: Attached) -> None:
+        """Detach strace while the supervisor stands still.
+
+        strace hangs when it is to leave a process within vfork(2), whose child it has stopped.
+        """
+        (supervisor,) = a.find("supervise locks")
+        supervisor.suspend()
+        before = None
+
+        def stands() -> bool:
+            nonlocal before
+            last, before = before, supervisor.num_ctx_switches()
+            stopped = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+            return before == last and supervisor.status() in stopped
+
+        wait_until(stands, "the supervisor stands still", pause=0.05)
+        attached.detach()
+        supervisor.resume()
+
     client = "192.0.2.109"
     clients.add(client)
     attached = come_back("strace", "-qq", "-o", crash.TRACE, "-e", f"trace={crash.CALLS}")
     service.held(a, *clients)
     wait_until(lambda: service.phase(a) == "waiting", "the first sweep done")
-    attached.detach()
+    let_go(attached)
     every = crash.traced(a, True)
     for number, point in enumerate(crash.sample(every, 0)):
         clients.add(client := f"192.0.2.{110 + number}")
         attached = come_back(*point.strace(KILL))
         wait_until(lambda: crash.struck(a) or client in service.records(a), "killed, or done")
-        attached.detach()
+        let_go(attached)
         if crash.struck(a):
             struck.append(point)
         service.held(a, *clients)

@@ -44,11 +44,11 @@ def spending(system: System, directory: str, write: Callable[[], None]) -> None:
     `write` may be repeated. Raises its errors.Error when nothing of the reserve is left.
     """
     while True:
-        left = _left(system, directory)
         try:
             write()
             return
         except errors.Error as error:
+            left = _left(system, directory)
             if not is_full(error) or not left:
                 raise
         system.shrink(f"{directory}/{NAME}", max(0, left - STEP))

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from .params import Config
 
 
-def check(system: System, holding_dir: str, statd_dir: str) -> None:
-    """Error unless every record of this node is in the holding directory and statd is alive."""
+def check(system: System, holding_dir: str, statd_dir: str) -> list[str]:
+    """Error unless every record of this node is in the holding directory and statd is alive.
+
+    Returns what statd lacks nevertheless, for check_statd: an Error found later is heard first.
+    """
     lacking = _lacking(system, holding_dir, statd_dir)
     if lacking:
         # A record may be seconds old: only one that the propagator has had its chance to copy
@@ -29,6 +32,11 @@ def check(system: System, holding_dir: str, statd_dir: str) -> None:
         raise errors.Error(
             "rpc.statd does not answer on 127.0.0.1 by TCP, as lockd asks it: no new client can "
             "lock over NFSv3; was its port taken when it started?")
+    return lacks
+
+
+def check_statd(lacks: list[str]) -> None:
+    """Degraded when statd lacks a way that lockd does not need."""
     if lacks:
         raise errors.Degraded(
             "rpc.statd does not answer by UDP: locks of clients that reboot are not released; was "

@@ -42,7 +42,7 @@ def monitor(system: System, config: Config, service: str, level: int) -> None:
     if level >= 10:
         from . import deep
 
-        deep.check(system, config.holding_dir, mark["statd_dir"])
+        lacks = deep.check(system, config.holding_dir, mark["statd_dir"])
         if mark.get("v4_store"):
             deep.check_v4(system, config, mark["v4_store"])
     _check_callouts(runtime, status)
@@ -56,6 +56,7 @@ def monitor(system: System, config: Config, service: str, level: int) -> None:
             f"{config.holding_dir}: inotify does not work, new lock records are copied only every "
             f"{interval:g} s: raise fs.inotify.max_user_watches")
     if level >= 10:
+        deep.check_statd(lacks)
         deep.check_clients(system, config.ip)
 
 

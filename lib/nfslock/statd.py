@@ -176,15 +176,19 @@ def start(system: System, directory: str, name: str) -> None:
                 "rpc.statd does not answer by %s: it is started again", " and ".join(lacks))
             stop(system)
         _start(system, directory, name)
-        until = system.monotonic() + _READY
-        while lacks := kernel.statd_lacks():
-            if system.monotonic() > until:
-                break
-            time.sleep(0.01)
-        else:
+        lacks = _lacks(system)
+        if not lacks:
             return
     ocf.logger.error("rpc.statd does not answer by %s: is its port taken, is rpcbind running?",
                      " and ".join(lacks))
+
+
+def _lacks(system: System) -> list[str]:
+    """By what statd does not answer once it has had its time to come up."""
+    until = system.monotonic() + _READY
+    while (lacks := kernel.statd_lacks()) and system.monotonic() <= until:
+        time.sleep(0.01)
+    return lacks
 
 
 def _start(system: System, directory: str, name: str) -> None:

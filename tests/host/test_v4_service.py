@@ -8,8 +8,6 @@ real clients then reclaim is seen in the cluster tier.
 from __future__ import annotations
 
 import hashlib
-import sqlite3
-from contextlib import closing
 from typing import Callable
 
 import pytest
@@ -18,6 +16,7 @@ from tests.support.hosts import Node
 from tests.support.service import (
     ARGS,
     CONFIGURED,
+    DEGRADED,
     GENERIC,
     HOLDING,
     MOUNT_POINT,
@@ -402,8 +401,11 @@ def test_a_lagging_copy_fails_the_thorough_monitor(both: Cluster) -> None:
     service.start(a)
     served(a, A)
     is_held(a, service, A)
-    with closing(sqlite3.connect(":memory:")):
-        a.run("sqlite3", HELD, 'DELETE FROM "rec-0000000000000001"')
+    # What is merely degraded does not hide it.
+    a.run("rpcinfo", "-T", "udp", "-d", "100024", "1")
+    outcome = service.agent.monitor(a, 10)
+    assert outcome.code == DEGRADED and "by UDP" in outcome.reason, outcome
+    a.run("sqlite3", HELD, 'DELETE FROM "rec-0000000000000001"')
     outcome = service.agent.monitor(a, 10)
     assert outcome.code == GENERIC and "recovery records of 1 clients" in outcome.reason, outcome
     assert MOUNT_POINT in outcome.reason

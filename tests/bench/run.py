@@ -21,6 +21,7 @@ from tests.bench import (  # noqa: E402
     node,
     notification,
     records,
+    recovery,
     report,
     rig,
     tickling,
@@ -49,6 +50,10 @@ def main() -> None:
         "propagation": (
             "keeping the copies of lock records",
             lambda args: records.propagation(server(), place[0], args.records),
+        ),
+        "recovery": (
+            "keeping the copies of NFSv4 recovery records",
+            lambda args: recovery.rows(server(), args.records),
         ),
         "tickle": (
             "until clients of a server that died without a word are connected again",

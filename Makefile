@@ -11,9 +11,11 @@ AGENTDIR = $(DESTDIR)$(OCF_ROOT)/resource.d/flm
 LIBDIR   = $(DESTDIR)$(OCF_ROOT)/lib/flm
 
 APT_RUN  = python3 python3-psutil
-APT_TEST = $(APT_RUN) python3-venv python3-lxml nfs-common nfs-kernel-server rpcbind iproute2 \
-	e2fsprogs util-linux strace libxml2-utils resource-agents pcs crmsh pacemaker-cli-utils gcc \
-	libc6-dev sqlite3 qemu-utils qemu-system-common
+APT_DEB  = debhelper dh-python gcc libc6-dev
+APT_RPM  = rpm gcc libc6-dev
+APT_TEST = $(APT_RUN) $(APT_DEB) $(APT_RPM) python3-venv python3-lxml nfs-common nfs-kernel-server \
+	rpcbind iproute2 e2fsprogs util-linux strace libxml2-utils resource-agents pcs crmsh \
+	pacemaker-cli-utils sqlite3 qemu-utils qemu-system-common
 PY_TEST  = pytest pytest-timeout pytest-xdist hypothesis lxml psutil mypy ruff lxml-stubs types-psutil
 
 VENV     = .venv/bin
@@ -104,6 +106,32 @@ install: ## install agent, library and command (DESTDIR=, OCF_ROOT=)
 	install -m 0644 doc/nfslock.8 $(DESTDIR)$(MANDIR)/man8
 	$(PYTHON) -m compileall -q -s "$(DESTDIR)" -p / $(LIBDIR)/nfslock
 
+# Packages are built from a copy below build/; a checkout stays as it is.
+BUILD    = build
+PACKED   = CHANGELOG.md LICENSE Makefile README.md agents doc lib metadata
+VERSION  = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' lib/nfslock/__init__.py)
+# -d: apt-test sees to what is needed, and build-essential would want a C++ compiler.
+# On Debian rpmbuild finds no RPM that would provide gcc and the like.
+ON_APT   = $(wildcard /usr/bin/apt-get)
+
+deb: APT_TEST = $(APT_DEB)
+deb: apt-test ## build the Debian package, build/deb/*.deb
+	rm -rf $(BUILD)/deb
+	mkdir -p $(BUILD)/deb/nfslock
+	tar -c --exclude=__pycache__ $(PACKED) | tar -x -C $(BUILD)/deb/nfslock
+	cp -r packaging/deb $(BUILD)/deb/nfslock/debian
+	cd $(BUILD)/deb/nfslock && dpkg-buildpackage -us -uc -b -d
+
+rpm: APT_TEST = $(APT_RPM)
+rpm: $(if $(ON_APT),apt-test) ## build the RPM, build/rpm/RPMS/*/*.rpm (needs rpmbuild, gcc, python3)
+	rm -rf $(BUILD)/rpm
+	mkdir -p $(BUILD)/rpm/SOURCES/nfslock-$(VERSION)
+	tar -c --exclude=__pycache__ $(PACKED) | tar -x -C $(BUILD)/rpm/SOURCES/nfslock-$(VERSION)
+	tar -C $(BUILD)/rpm/SOURCES -czf $(BUILD)/rpm/SOURCES/nfslock-$(VERSION).tar.gz \
+	  nfslock-$(VERSION)
+	rpmbuild -bb $(if $(ON_APT),--nodeps) --define "_topdir $(abspath $(BUILD)/rpm)" \
+	  packaging/rpm/nfslock.spec
+
 clean: ## remove what the other targets made
 	rm -rf .venv .cache build
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -125,4 +153,4 @@ apt-test:
 	touch $@
 
 .PHONY: help demo check lint unit host bench crash fuzz callout metadata install clean apt-test \
-	cluster cluster-quick cluster-full demo-cluster proof
+	deb rpm cluster cluster-quick cluster-full demo-cluster proof

@@ -46,6 +46,7 @@ class Start:
 
     def __init__(self, system: System, config: params.Config, service: str) -> None:
         self.system, self.config = system, config
+        self.supervisor: supervise.Supervisor | None = None
         self.runtime = Runtime(system, service)
         self.holding = Holding(system, config.holding_dir, service)
         self.statd_dir = statd.find_directory(system, config.statd_dir)
@@ -107,6 +108,7 @@ class Start:
             "merge": self._merge,
             "start_statd": lambda _: self._start_statd(),
             "start_propagator": lambda owner: self._propagate(owner, raw),
+            "await_propagator": self._await,
         }
         todo[step.name](step.what)
 
@@ -135,7 +137,10 @@ class Start:
         self.runtime.write("parameters", {
             **known, "statd_dir": self.statd_dir, "generation": owner.generation,
             "v4_store": self.v4.store})
-        supervise.launch(self.runtime)
+        assert self.supervisor is not None
+        self.supervisor.begin()
+
+    def _await(self, owner: Owner) -> None:
         while True:
             status = self.runtime.read("status") or {}
             if status.get("problem"):
@@ -154,7 +159,8 @@ def _advise(system: System) -> None:
         ocf.logger.warning("%s (see `nfslock setup-node`)", line)
 
 
-def start(system: System, config: params.Config, service: str, raw: Mapping[str, str]) -> None:
+def start(system: System, config: params.Config, service: str, raw: Mapping[str, str],
+          propagate: supervise.Work) -> None:
     """Claim the records, put them in place, and start to keep them. Returns when all is durable."""
     if os.geteuid():
         raise errors.Error("start needs root")
@@ -173,6 +179,7 @@ def start(system: System, config: params.Config, service: str, raw: Mapping[str,
         now = system.monotonic()
         took[name], last = round(1000 * (now - last)), now
 
+    this.supervisor = supervise.Supervisor(service, propagate)
     gc.disable()  # the records stay until the end; to look for garbage among them takes long
     neighbours.enter(system, service)
     neighbours.check_clients(system, config)

@@ -72,9 +72,9 @@ def _actions() -> ModuleType:
 
 
 def _start() -> None:
-    actions = _actions()
+    from . import propagator
 
-    actions.start(System(), params.parse(_raw()), _service(), _raw())
+    _actions().start(System(), params.parse(_raw()), _service(), _raw(), propagator.main)
 
 
 def _stop() -> None:

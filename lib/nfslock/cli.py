@@ -80,16 +80,10 @@ def _status(arguments: argparse.Namespace) -> int:
     return 0 if all(item["state"] not in ("fenced", "propagator dead") for item in found) else 1
 
 
-def _propagate(arguments: argparse.Namespace) -> int:
-    from . import propagator
-
-    return propagator.main(arguments.service)
-
-
 def _supervise(arguments: argparse.Namespace) -> int:
-    from . import supervise
+    from . import propagator, supervise
 
-    return supervise.supervise(arguments.service)
+    return supervise.supervise(arguments.service, propagator.main)
 
 
 def _setup_node(arguments: argparse.Namespace) -> int:
@@ -116,13 +110,10 @@ def main(argv: list[str] | None = None) -> int:
     setup.add_argument("--undo", action="store_true", help="take the changes back")
     setup.add_argument("--root", default="", help="work below this directory")
     setup.set_defaults(action=_setup_node)
-    for name, action, text in (
-        ("propagate", _propagate, "the propagator daemon (started by the resource agent)"),
-        ("supervise", _supervise, "the propagator's supervisor (where systemd does not run)"),
-    ):
-        daemon = commands.add_parser(name, help=text)
-        daemon.add_argument("service")
-        daemon.set_defaults(action=action)
+    daemon = commands.add_parser(
+        "supervise", help="the propagator and its supervisor (started by the resource agent)")
+    daemon.add_argument("service")
+    daemon.set_defaults(action=_supervise)
     arguments = parser.parse_args(argv)
     try:
         return int(arguments.action(arguments))

@@ -396,5 +396,5 @@ def main(service: str) -> int:
     try:
         return propagator.run()
     except _Orphaned:
-        supervise.launch(runtime)
+        supervise.launch(service)
         return 0

@@ -8,8 +8,6 @@ the name of a directory; nfsdcld has a spelling for such a client too, which is 
 
 from __future__ import annotations
 
-import hashlib
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -57,6 +55,8 @@ def name_of(owner: bytes) -> str:
     """The client's directory name (fs/nfsd/nfs4recover.c, nfs4_make_rec_clidname)."""
     if is_hashed(owner):
         return owner[len(_HASHED) : -1].decode()
+    import hashlib  # loads OpenSSL, which a service without NFSv4 need not wait for
+
     return hashlib.md5(owner, usedforsecurity=False).hexdigest()
 
 

@@ -154,9 +154,8 @@ def stop(system: System) -> None:
     Locks are not touched: the kernel keeps its own list of monitored clients. A new client's
     first lock is refused (ENOLCK) until statd is back.
     """
-    if units.exists(system, UNIT):
-        system.checked("systemctl", "stop", UNIT)
-    # One that mount.nfs or a person started is outside the unit.
+    # Not through systemd, which takes many times as long: start() restarts the unit, whatever state
+    # it is in by then.
     for pid in pids(system):
         if not system.end(pid, system.start_time(pid), _PATIENCE):
             raise Error(f"rpc.statd (pid {pid}) does not end: is its disk hanging?")
@@ -205,7 +204,7 @@ def _start(system: System, directory: str, name: str) -> None:
     text = f"NFSLOCK_STATD={' '.join(argv[1:])}\n"
     system.write(place, {file_name: text.encode()}, Like(0o644), durable=False)
     if units.has_drop_in(system, UNIT, drop_in(system)):
-        system.checked("systemctl", "start", UNIT)
+        system.checked("systemctl", "restart", UNIT)
         if any(processes.arguments(system, pid) == argv for pid in pids(system)):
             return
     # Or it was put there by a start that was killed before systemd knew of it.

@@ -1,69 +1,118 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Starting, supervising and ending the propagator.
 
-Where systemd runs it is a transient unit that systemd restarts; elsewhere a small parent of our
-own does the same. Both restart a killed propagator at once; one that ended by itself (told to, or
-fenced) stays down.
+A small parent of its own starts a killed propagator again at once; one that ended by itself (told
+to, or fenced) stays down. Both are forks of the start action: a takeover waits for them, and what
+it has loaded already need not be loaded again.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 
-from . import units
 from ._vendor import ocf
 from .errors import Error
 from .runtime import Runtime
 from .system import System
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    #: The propagator: it gets the service's name and returns its exit code.
+    Work = Callable[[str], int]
 
 #: Exit code of a propagator that must not be restarted: a newer owner, or nothing to do.
 FINAL = 3
 #: Seconds before a restart: at once at first, longer when it keeps dying.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _PATIENCE = 6.0
-#: Passed on to the daemon: where Pacemaker wants agents to log.
+#: Passed on to a supervisor that is not a fork: where Pacemaker wants agents to log.
 _LOGGING = ("HA_LOGFACILITY", "HA_LOGFILE", "HA_DEBUGLOG", "HA_debug", "HA_LOGTAG")
+_SIGNALS = (signal.SIGTERM, signal.SIGALRM, signal.SIGHUP)
+#: No score that would let it be killed before all else when memory runs out.
+_OOM_SCORE = b"-900"
 
 
-def command(verb: str, service: str) -> list[str]:
-    """The command line that runs one of our own daemons with this same library.
+class Supervisor:
+    """A supervisor that is forked early, while this process is small, and begins when told to.
 
-    Nothing but the standard library (-S): they start sooner, and no other package can stop them.
+    It ends when this process does without having told it: a start that fails leaves nothing behind.
     """
+
+    def __init__(self, service: str, work: Work) -> None:
+        receive, self._send = os.pipe2(os.O_CLOEXEC)
+        if os.fork():
+            os.close(receive)
+            return
+        try:
+            os.close(self._send)
+            _detach()
+            if os.read(receive, 1):
+                os.close(receive)
+                supervise(service, work)
+        finally:
+            os._exit(0)
+
+    def begin(self) -> None:
+        """Let it start the propagator; the caller waits for the propagator's status."""
+        os.write(self._send, b"\0")
+        os.close(self._send)
+
+
+def launch(service: str) -> None:
+    """Start a fresh supervisor in the background, for a propagator that has lost its own."""
+    import subprocess
+
     main = os.path.join(os.path.dirname(os.path.realpath(__file__)), "__main__.py")
-    return [sys.executable or "/usr/bin/python3", "-IS", main, verb, service]
-
-
-def unit(service: str) -> str:
-    """The name of the service's transient systemd unit."""
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in service)
-    return f"nfslock-{safe}.service"
-
-
-def launch(runtime: Runtime) -> None:
-    """Start the supervised propagator in the background; the caller waits for its status."""
-    service = runtime.service
     environment = {name: os.environ[name] for name in _LOGGING if name in os.environ}
-    if units.booted(runtime.system):
-        # Before=pacemaker.service: at shutdown the cluster stops its resources first.
-        settings = ["Restart=on-failure", "RestartSec=100ms", f"RestartPreventExitStatus={FINAL}",
-                    "StartLimitIntervalSec=0", "Before=pacemaker.service", "KillMode=mixed",
-                    f"Description=nfslock propagator of {service}", "OOMScoreAdjust=-900"]
-        argv = ["systemd-run", "--quiet", "--collect", f"--unit={unit(service)}"]
-        argv += [f"--property={setting}" for setting in settings]
-        argv += [f"--setenv={name}={value}" for name, value in environment.items()]
-        code, out = runtime.system.run(*argv, *command("propagate", service), timeout=30.0)
-        if code:
-            raise Error(f"systemd-run could not start {unit(service)}: {out}")
-        return
+    # Nothing but the standard library (-S): no other package can stop it.
     subprocess.Popen(
-        command("supervise", service), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **environment},
-        cwd="/", start_new_session=True)
+        [sys.executable or "/usr/bin/python3", "-IS", main, "supervise", service],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **environment}, cwd="/",
+        start_new_session=True)
+
+
+def _detach() -> None:
+    """Become a daemon: no session, folder or output of the action, none of its signals."""
+    os.setsid()
+    os.chdir("/")
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    os.close(null)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _show_as(title: str) -> None:
+    """Let ps(1) show this title: a fork has the arguments of the start that it comes from.
+
+    They lie between arg_start and arg_end, fields 48 and 49 of proc_pid_stat(5).
+    """
+    try:
+        with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])
+        with open("/proc/self/mem", "r+b", buffering=0) as memory:
+            memory.seek(start)
+            memory.write(title.encode()[: end - start - 1].ljust(end - start, b"\0"))
+        with open("/proc/self/comm", "wb", buffering=0) as file_of_name:
+            file_of_name.write(b"nfslock")
+    except (OSError, ValueError, IndexError) as error:
+        ocf.logger.debug("ps does not show %r: %s", title, error)
+
+
+def _unlikely_to_be_killed() -> None:
+    try:
+        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+            file.write(_OOM_SCORE)
+    except OSError as error:
+        ocf.logger.debug("oom_score_adj: %s", error)
 
 
 def end(runtime: Runtime) -> bool:
@@ -72,11 +121,6 @@ def end(runtime: Runtime) -> bool:
     status, parent = runtime.read("status"), runtime.read("supervisor")
     # Without parameters none of them starts again.
     runtime.remove("parameters")
-    if units.is_transient(system, unit(runtime.service)):
-        try:
-            system.run("systemctl", "stop", unit(runtime.service), timeout=20.0)
-        except Error as error:
-            ocf.logger.warning("%s: ending the propagator by its pid", error)
     ended = True
     for pairs in (parent, status):
         pid = runtime.process(pairs)
@@ -87,35 +131,62 @@ def end(runtime: Runtime) -> bool:
     return ended and (not late or system.end(late, system.start_time(late), _PATIENCE))
 
 
-def supervise(service: str) -> int:
+def _spawn(service: str, work: Work) -> int:
+    """Fork the propagator; returns its pid."""
+    # A signal that comes in between is for the parent's handlers in the parent alone.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    pid = os.fork()
+    if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        return pid
+    code = 1
+    try:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        _show_as(f"nfslock propagate {service}")
+        code = work(service)
+    except Error as error:
+        ocf.logger.error("%s", error)
+    except Exception as error:
+        ocf.logger.error("the propagator of %s has a defect: %r", service, error, exc_info=True)
+    finally:
+        os._exit(code)
+
+
+def supervise(service: str, work: Work) -> int:
     """Run the propagator and start it again whenever it is killed; ends when told (SIGTERM)."""
     system = System()
     runtime = Runtime(system, service)
+    _show_as(f"nfslock supervise {service}")
+    _unlikely_to_be_killed()
     runtime.write("supervisor", {"pid": f"{os.getpid()}:{system.start_time(os.getpid())}"})
-    child: subprocess.Popen[bytes] | None = None
+    child = 0
     leaving = False
 
     # The handlers only send signals: the loop below is waiting for the child meanwhile.
     def leave(_number: int, _frame: object) -> None:
         nonlocal leaving
         leaving = True
-        if child is not None:
-            child.send_signal(signal.SIGTERM)
+        if child:
+            os.kill(child, signal.SIGTERM)
         signal.setitimer(signal.ITIMER_REAL, _PATIENCE / 3)
 
     def insist(_number: int, _frame: object) -> None:
-        if child is not None:
-            child.send_signal(signal.SIGKILL)
+        if child:
+            os.kill(child, signal.SIGKILL)
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGALRM, insist)
     pause = _FIRST_PAUSE
     while not leaving and runtime.read("parameters") is not None:
         began = time.monotonic()
-        child = subprocess.Popen(command("propagate", service))
+        child = _spawn(service, work)
         if leaving:
-            child.terminate()
-        if child.wait() in (0, FINAL) or leaving:
+            os.kill(child, signal.SIGTERM)
+        _, status = os.waitpid(child, 0)
+        child = 0
+        if os.waitstatus_to_exitcode(status) in (0, FINAL) or leaving:
             break
         pause = _FIRST_PAUSE if time.monotonic() - began > 10 else min(2 * pause, _LONGEST_PAUSE)
         time.sleep(pause)

@@ -14,7 +14,6 @@ from .system import Like, System
 #: Where a unit may be, first come first served (systemd.unit(5)).
 _PLACES = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system",
            "/usr/lib/systemd/system", "/lib/systemd/system")
-_TRANSIENT = "/run/systemd/transient"
 DROP_IN = "nfslock.conf"
 _HEAD = "# Written by nfslock when it starts a service; gone at the next boot.\n"
 
@@ -33,11 +32,6 @@ def exists(system: System, unit: str) -> bool:
         if system.status(path) is not None:
             return os.path.realpath(system.path(path)) != "/dev/null"
     return False
-
-
-def is_transient(system: System, unit: str) -> bool:
-    """Whether systemd-run has made this unit, and it was not collected yet."""
-    return system.status(f"{_TRANSIENT}/{unit}") is not None
 
 
 def has_drop_in(system: System, unit: str, text: str) -> bool:

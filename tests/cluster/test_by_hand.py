@@ -140,7 +140,7 @@ def test_statd_killed(rig: Rig, record: Record, protocol: str, kind: str) -> Non
 def test_propagator_killed(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind == "on", fresh=True)
     if trial.protected:
-        trial.active.run("systemctl kill -s KILL nfslock-locks.service")
+        assert trial.active.kill9("nfslock propagate locks") == 1
     trial.owners.append(locks.owner(rig["client"], [BYTES]))
     trial.power_cut()
     trial.start(trial.other())

@@ -164,8 +164,8 @@ def test_unfenceable(rig: Rig, record: Record, protocol: str, kind: str) -> None
 def test_propagator_killed(rig: Rig, record: Record, protocol: str) -> None:
     trial = steady(rig, protocol)
     trial.fault()
-    trial.active.run("systemctl kill -s KILL nfslock-locks.service")
-    trial.active.wait_until("systemctl is-active nfslock-locks.service", 30)
+    assert trial.active.kill9("nfslock propagate locks") == 1
+    trial.active.wait_until("pgrep -f 'nfslock propagate locks'", 30)
     trial.active.run("sleep 15")
     stayed(trial)
     record.finish(trial, "kept where it was")

@@ -31,8 +31,7 @@ QUIET = 2.0
 
 def take_over(trial: Trial, tickle: str) -> tuple[Times, dict[str, Any]]:
     """Cut the power, take over, wait for I/O; returns the times and what `nfslock status` says."""
-    on_record = f"grep -q ' 2049 {layout.CLIENT.addresses['data']} ' {layout.HOLDING}/connections"
-    trial.active.wait_until(on_record, 30)
+    trial.wait_recorded()
     trial.resources = service.changed(trial.resources, tickle=tickle)
     trial.power_cut()
 

@@ -198,7 +198,7 @@ def remove(machine: Machine, package: Path) -> str:
 
 @pytest.mark.parametrize("package", ["deb"], indirect=True)
 def test_upgrade_of_a_node_that_serves(world: World, package: Path, tmp_path: Path) -> None:
-    """The propagator goes on with the old code; one that is killed comes back with the new."""
+    """The propagator goes on with the old code; one whose supervisor is killed starts the new."""
     node = Node(world, "nodeA", ["192.0.2.1/24"], HOSTS)
     install(node, package)
     node.mount(world.image(), MOUNT_POINT)
@@ -215,9 +215,11 @@ def test_upgrade_of_a_node_that_serves(world: World, package: Path, tmp_path: Pa
     assert "setup-node" not in said
     assert [process.pid for process in node.find("propagate")] == [first.pid]
     assert act("monitor", 10) == OK
-    first.kill()
-    wait_until(lambda: act("monitor", 10) == OK, "the propagator is back")
-    assert first.pid not in [process.pid for process in node.find("propagate")]
+    (supervisor,) = node.find("supervise")
+    supervisor.kill()
+    wait_until(lambda: first.pid not in [process.pid for process in node.find("propagate")],
+               "another propagator")
+    wait_until(lambda: act("monitor", 10) == OK, "it is back")
     assert act("stop") == OK
     node.umount(MOUNT_POINT)
     node.power_off()

@@ -9,6 +9,7 @@ import signal
 import psutil
 import pytest
 
+from tests.host.crash import kill_daemons
 from tests.support.hosts import Node
 from tests.support.service import (
     COMMAND,
@@ -166,10 +167,7 @@ def test_a_killed_supervisor_comes_back_too(up: Cluster) -> None:
 def test_monitor_fails_when_the_propagator_stays_away(up: Cluster) -> None:
     service, a = up.service, up.a
     assert service.agent.monitor(a).code == OK
-    for word in ("supervise locks", "propagate locks"):
-        for process in a.find(word):
-            process.kill()
-    wait_until(lambda: not a.find("propagate locks"), "both gone")
+    kill_daemons(a)
     outcome = service.agent.monitor(a)
     assert outcome.code == GENERIC
     assert "propagator" in outcome.reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.host.crash import kill_daemons
 from tests.support.hosts import Node
 from tests.support.service import HOLDING, MOUNT_POINT, NOT_RUNNING, OK, Cluster
 from tests.support.wait import wait_until
@@ -68,9 +69,7 @@ def test_the_last_sweep_takes_what_the_propagator_has_not(started: Cluster) -> N
 
 def test_with_the_propagator_dead(started: Cluster) -> None:
     service, a = started.service, started.a
-    for word in ("supervise", "propagate"):
-        for process in a.find(word):
-            process.kill()
+    kill_daemons(a)
     a.sm_mon(TWO)
     stopped(started, a)
     assert service.records(a).keys() == {ONE, TWO}

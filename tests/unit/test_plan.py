@@ -96,7 +96,7 @@ def test_merging_never_changes_a_line_of_this_kernel(held, local) -> None:  # ty
 def test_the_order_of_a_start() -> None:
     steps = [step.name for step in plan.start(plan.Observed(), HERE)]
     assert steps == ["create", "claim", "write_state", "seed", "enlist", "hold_off_sm_notify",
-                     "stop_statd", "merge", "start_statd", "start_propagator"]
+                     "stop_statd", "merge", "start_propagator", "start_statd", "await_propagator"]
 
 
 def test_the_nodes_own_number_counts_only_at_first() -> None:

@@ -228,6 +228,8 @@ def steady(rig: Rig, protocol: str, kind: str = "on") -> ClusterTrial:
         trial.take_over("node-a")
         trial.mount()
         trial.take_locks()
+        if trial.protected:
+            trial.wait_recorded()
         wait_online(node, 2)
         return trial
 

@@ -158,6 +158,12 @@ class Trial:
 
     # -- what is waited for
 
+    def wait_recorded(self, timeout: float = 60) -> None:
+        """Wait until nfslock knows the client's connection, as after some seconds of service."""
+        self.active.wait_until(
+            f"grep -q ' 2049 {layout.CLIENT.addresses['data']} ' {layout.HOLDING}/connections",
+            timeout)
+
     def wait_held(self, timeout: float = 60) -> None:
         """Wait until the active server knows every lock that a living client holds."""
 

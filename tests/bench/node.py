@@ -97,6 +97,10 @@ class Node:
         standin = str(rig.LIB.parent / "tests/support/standin.py")
         answering = place.answering(clients)
         processes = [subprocess.Popen([rig.PYTHON, standin, name]) for name in ("nfsd", "lockd")]
+        # A zombie has no command line, as lockd's kernel thread has none: the propagator looks for
+        # that thread in all of /proc until it has found it.
+        name = "with open('/proc/self/comm', 'w') as file: file.write('lockd')"
+        processes.append(subprocess.Popen([rig.PYTHON, "-c", name]))
         Path("/var/lib/nfs/etab").write_text(f"{DISK}\t*(rw)\n")
         try:
             deadline = time.monotonic() + 120

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -127,6 +128,7 @@ def takeover(node: Node, sizes: tuple[int, ...], repeat: int) -> list[Row]:
     before = 0.0
     for number in sizes:
         times, work = [], []
+        shutil.rmtree(HOLDING, ignore_errors=True)  # another table's, and the smaller one's
         fill(HOLDING / "sm", rig.clients(number))
         for _ in range(repeat):
             node.clear()

@@ -12,7 +12,7 @@ import json
 import socket
 import threading
 
-from . import grace, kernel
+from . import grace, kernel, roster
 from ._vendor import ocf
 from .errors import Error
 from .holding import Holding
@@ -32,6 +32,8 @@ _PROBE_PAUSE = 0.25
 _FLUSH_PAUSE, _FLUSH_SHARE = 0.1, 4
 #: Seconds that looking up the service's own name may hold up its first notification.
 _NAME_PATIENCE = 1.0
+#: Seconds between two looks at who has not answered and why, and how many of them are named.
+_NAMING_PAUSE, _MOST_NAMED = 2.0, 20
 
 
 def missing(system: System, addresses: tuple[str, ...], device: int) -> str:
@@ -96,6 +98,10 @@ class Announcement:
         self._look_ups = [_in_background(self._find_names, address) for address in config.ip]
         self._answered: set[str] = set()
         self._next_flush = 0.0
+        #: Clients that were asked and are not told yet, with the reason, some of them; and when to
+        #: look again.
+        self.silent: dict[str, str] = {}
+        self._next_naming = 0.0
         self._device = self._find_device()
         self.pending = set(holding.pending())
         self.total = len(self.pending)
@@ -154,15 +160,19 @@ class Announcement:
             return None
         if self.expired(now):
             if self.sender is not None:
+                self._name_the_silent(now)
                 self.sender.close()
                 self.sender = None
             return None
         if self.sender is None:
             self.sender = self._open()
+            self._next_naming = now + _NAMING_PAUSE
         self._answered.update(self.sender.pump(now))
         if now >= self._next_flush or len(self._answered) == len(self.pending):
             self.flush()
         now = self.system.monotonic()
+        if now >= self._next_naming:
+            self._name_the_silent(now)
         waits = [self._next_flush - now] if self._answered else []
         wait = self.sender.timeout(now) if self.sender is not None else None
         return min([*waits, *([] if wait is None else [wait])], default=None)
@@ -184,6 +194,14 @@ class Announcement:
             self.sender = None
             if self.ready_since is not None:
                 self.told_after = self.system.monotonic() - self.ready_since
+
+    def _name_the_silent(self, now: float) -> None:
+        """Note for status who was asked and is not told yet; looks at every client."""
+        if self.sender is not None:
+            self.silent = {
+                client: reason for client, reason in self.sender.outstanding().items()
+                if reason != roster.WAITING and client not in self._answered}
+        self._next_naming = now + _NAMING_PAUSE
 
     def _wait(self, now: float) -> float | None:
         answer, self._answer = self._answer, None
@@ -236,7 +254,8 @@ class Announcement:
         for look_up in self._look_ups:
             look_up.join(max(0.0, deadline - self.system.monotonic()))
         vips = [Vip(address, self._names.get(address, (address,))) for address in self.config.ip]
-        return NotifySockets(vips, sorted(self.pending), state)
+        return NotifySockets(
+            vips, sorted(self.pending), state, window=self.config.notify_window)
 
     def expired(self, now: float) -> bool:
         """Whether notify_timeout has passed since this announcement began."""
@@ -255,6 +274,9 @@ class Announcement:
         return {
             "notify_total": self.total,
             "notify_left": len(self.pending),
+            "notify_silent": json.dumps(dict(sorted(
+                (client, reason) for client, reason in self.silent.items()
+                if client in self.pending)[:_MOST_NAMED])),
             "notify_late": "yes" if self.late else "no",
             "notify_began": f"{self.began:.3f}",
             "notify_deadline": f"{self.began + self.config.notify_timeout:.3f}",

@@ -30,6 +30,7 @@ def _describe(system: System, service: str) -> dict[str, object]:
         "skipped": int(status.get("skipped", 0)),
         "lag": round(system.monotonic() - float(status.get("last_sweep", 0)), 1) if alive else None,
         "notify": {"total": total, "notified": total - left, "left": left},
+        "silent": json.loads(status.get("notify_silent") or "{}") or "",
         "callout": {"confirmed": int(status.get("confirmed", 0)), "missed": files.missed()},
         **_describe_v4(system, mark, status),
         **_describe_takeover(mark, status),
@@ -62,6 +63,14 @@ def _describe_v4(
                                          grace.remaining(system).items()} or "none"}
 
 
+def _text(value: object) -> object:
+    """Numbers with what they count, clients with what is wrong with them."""
+    if not isinstance(value, dict):
+        return value
+    return ", ".join(f"{key} ({v})" if isinstance(v, str) else f"{v} {key}"
+                     for key, v in value.items())
+
+
 def _status(arguments: argparse.Namespace) -> int:
     system = System()
     known = arguments.service or runtime.services(system)
@@ -74,9 +83,7 @@ def _status(arguments: argparse.Namespace) -> int:
         print(f"{item['service']}: {item['state']}")
         for name, value in item.items():
             if name not in ("service", "state") and value not in ("", None):
-                text = ", ".join(f"{v} {k}" for k, v in value.items()) if isinstance(
-                    value, dict) else value
-                print(f"  {name:12} {text}")
+                print(f"  {name:12} {_text(value)}")
     return 0 if all(item["state"] not in ("fenced", "propagator dead") for item in found) else 1
 
 

@@ -111,6 +111,13 @@ def parse_scope(text: str) -> str:
     return text
 
 
+def parse_window(text: str) -> int:
+    """A number of datagrams, 1 to 65536."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65536:
+        raise ValueError("use a number of clients from 1 to 65536")
+    return int(text)
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     """A parser for one of these words."""
     def parse_word(text: str) -> str:
@@ -243,6 +250,12 @@ PARAMETERS = (
         parse_seconds, reloadable=True,
     ),
     Parameter(
+        "notify_window", "integer", "2048", "How many clients are asked at the same time",
+        "At most so many datagrams to clients are on the way at one moment. Fewer spare a slow "
+        "network, and take longer. A change counts from the next takeover on.",
+        parse_window, reloadable=True,
+    ),
+    Parameter(
         "notify_names", "string", None, "Names by which the service is announced",
         "Host names (comma separated) that clients may have mounted from, told to them besides "
         "each address. By default the name that /etc/hosts has for the address, if any.",
@@ -293,9 +306,8 @@ class Config:
 
     __slots__ = ("callout_timeout", "filesystems", "holding_dir", "ip", "lock_migration",
                  "lockd_kill", "nfs_client", "nfs_versions", "notify_names", "notify_timeout",
-                 "propagate_interval", "server_scope", "statd_dir", "takeover_running_nfsd",
-                 "tickle", "v4_delegations", "v4_records",
-                 "v4_tracking")
+                 "notify_window", "propagate_interval", "server_scope", "statd_dir",
+                 "takeover_running_nfsd", "tickle", "v4_delegations", "v4_records", "v4_tracking")
 
     holding_dir: str
     propagate_interval: float
@@ -304,6 +316,7 @@ class Config:
     nfs_versions: tuple[int, ...]
     statd_dir: str | None
     notify_timeout: float
+    notify_window: int
     notify_names: tuple[str, ...]
     tickle: bool
     callout_timeout: float

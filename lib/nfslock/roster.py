@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from .notify import Job, Notifier
 
 WAITING = "waiting"
-UNANSWERED = "unanswered"  # asked, and no answer within the time-out
-UNREGISTERED = "unregistered"  # answers, but has no statd registered
+UNANSWERED = "no answer"  # asked, and none came within the time-out
+UNREGISTERED = "no rpc.statd registered"  # its rpcbind answers, with port 0
 UNREACHABLE = "no address that a VIP can reach"
 _WORST_FIRST = (UNREGISTERED, UNANSWERED, WAITING)
 

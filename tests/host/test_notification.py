@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.hosts import Node
-from tests.support.service import DEGRADED, OK, VIP, Cluster, Service, ip_of
+from tests.support.service import COMMAND, DEGRADED, OK, VIP, Cluster, Service, ip_of
 from tests.support.wait import wait_until
 
 STEPS: dict[str, Callable[[Service, Node], None]] = {
@@ -153,6 +153,26 @@ def test_clients_that_never_answer_are_counted(new_cluster: Callable[..., Cluste
     assert outcome.code == DEGRADED, outcome
     assert "3" in outcome.reason
     assert service.pending(a) == {f"192.0.2.{number}" for number in (240, 241, 242)}
+    told = a.run(COMMAND, "status").stdout
+    assert "192.0.2.240 (no answer), 192.0.2.241 (no answer), 192.0.2.242 (no answer)" in told
+
+
+def test_a_client_without_statd_is_named(moved: Cluster) -> None:
+    """Its rpcbind answers with port 0: it is asked again, and told once statd is back."""
+    service, b = moved.service, moved.b
+    bare, well = moved.clients
+    bare.run("rpcinfo", "-d", "100024", "1")
+    serve(moved)
+    wait_until(well.accepted, "the other one accepted", otherwise=lambda: service.log(b))
+    wait_until(
+        lambda: service.status(b)["silent"] == {ip_of(bare): "no rpc.statd registered"},
+        "named in status", otherwise=lambda: service.status(b))
+    for statd in bare.find("rpc.statd"):
+        statd.kill()
+    wait_until(lambda: not bare.find("rpc.statd"), "gone")
+    bare.start_statd()
+    wait_until(lambda: not service.pending(b), "told", 60, otherwise=lambda: service.log(b))
+    wait_until(lambda: service.status(b)["silent"] == "", "nobody named")
 
 
 def test_a_killed_propagator_goes_on_notifying(moved: Cluster) -> None:

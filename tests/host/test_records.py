@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 
 from tests.support.hosts import Node
-from tests.support.service import HOLDING, SM, Cluster
+from tests.support.service import HOLDING, MOUNT_POINT, OK, SM, Cluster
 from tests.support.wait import wait_until
 
 NUMBERS = "0100007f 000186b5 00000004 00000010 000102030405060708090a0b0c0d0e0f"
@@ -41,6 +42,10 @@ def plant(node: Node, where: str) -> None:
     os.mkfifo(node.path(f"{where}/192.0.2.212"))
     node.path(f"{where}/192.0.2.213").mkdir()
     os.mknod(node.path(f"{where}/192.0.2.214"), 0o020666, os.makedev(1, 5))
+    node.path(f"{where}/192.0.2.215").touch()
+    with open(node.path(f"{where}/192.0.2.216"), "wb") as file:
+        file.write(f"{NUMBERS} 192.0.2.216 nodeA\n".encode())
+        file.truncate(100 << 20)
 
 
 @pytest.fixture
@@ -101,6 +106,48 @@ def test_what_is_no_record_in_the_holding_directory(started: Cluster) -> None:
     assert service.pending(b) == {"192.0.2.101"}
     assert escaped(b) == {f"{HOLDING}/sm/escape", f"{HOLDING}/sm/absolute"}
     service.stop(b)
+
+
+FOREIGN = 100_000
+
+
+def crowd(node: Node, where: str) -> None:
+    """Put FOREIGN files that are no records into a directory."""
+    place = node.path(where)
+    for number in range(FOREIGN):
+        os.close(os.open(place / f"foreign.{number}", os.O_WRONLY | os.O_CREAT, 0o600))
+
+
+def test_a_hundred_thousand_foreign_files(new_cluster: Callable[..., Cluster]) -> None:
+    """In statd's directory and in the holding directory: they cost time, and nothing else."""
+    cluster = new_cluster(clients=0, megabytes=500)  # mkfs makes an inode for each 4 KiB
+    service, a = cluster.service, cluster.a
+    service.mount(a)
+    service.start(a)
+    a.sm_mon("192.0.2.101")
+    service.held(a, "192.0.2.101")
+    service.stop(a)
+    crowd(a, SM)
+    crowd(a, f"{HOLDING}/sm")
+    service.start(a)
+    a.sm_mon("192.0.2.102")
+    service.held(a, "192.0.2.101", "192.0.2.102")
+    assert service.agent.monitor(a, 10).code == OK
+    assert service.pending(a) == {"192.0.2.101"}
+    service.stop(a)
+    assert len(entries(a, SM)) == FOREIGN + 2
+    assert len(entries(a, f"{HOLDING}/sm")) == FOREIGN + 2
+
+
+def test_a_hard_link_is_not_written_through(started: Cluster) -> None:
+    """A file that also lies elsewhere gets a successor; the other name keeps the old content."""
+    service, a = started.service, started.a
+    inside, outside = a.path(f"{HOLDING}/sm/192.0.2.101"), a.path(f"{MOUNT_POINT}/elsewhere")
+    os.link(inside, outside)
+    before = outside.read_text()
+    a.sm_mon("192.0.2.101", my_name="alias")
+    wait_until(lambda: service.records(a)["192.0.2.101"].count("\n") == 2, "both lines held")
+    assert outside.read_text() == before
 
 
 def test_a_record_that_becomes_whole_is_taken_then(started: Cluster) -> None:

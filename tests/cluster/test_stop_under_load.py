@@ -66,6 +66,6 @@ def test_stops_under_load(
     outcome = f"freed {freed} of {STOPS}, in {min(took):.0f} to {max(took):.0f} s" if took else (
         f"freed {freed} of {STOPS}")
     with capsys.disabled():
-        print(f"\n{kind}: {outcome}")
+        print(f"\n{kind}: {outcome}", *failures, sep="\n  ")
     record.finish(trial, outcome)
     assert kind == "stock" or freed == STOPS, "\n".join(failures)

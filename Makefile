@@ -64,7 +64,8 @@ build/nfslock-callout: lib/nfslock/callout.c
 
 # The rig's machines are emulated; SUITE= chooses bookworm, trixie (default) or unstable.
 # Scenarios that start from the same saved state go to the same process.
-CLUSTER = nice -n 5 $(VENV)/pytest -n 2 --dist load -o timeout=1200 tests/cluster
+CLUSTER = nice -n 5 $(VENV)/pytest -n 2 --dist load --no-loadscope-reorder -o timeout=1200 \
+	tests/cluster
 cluster-quick cluster cluster-full demo-cluster: APT_TEST += debootstrap debian-archive-keyring \
 	qemu-system-x86 qemu-utils lz4 xz-utils zstd
 

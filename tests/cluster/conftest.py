@@ -77,7 +77,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A scenario may bring up a cluster first, on two cores that others use too."""
+    """The longest first: else one process has them left when the others have ended.
+
+    And a scenario may bring up a cluster first, on two cores that others use too.
+    """
+    items.sort(key=lambda item: not item.path.name.endswith("pacemaker.py"))
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(1800))

@@ -82,9 +82,13 @@ def kept(trial: Trial) -> bool:
 def cuts(
     rig: Rig, trial: Trial, name: str, number: int, takeovers: bool
 ) -> tuple[int, list[float]]:
-    """Cut the power `number` times; return how many records were lost, and the gaps in seconds."""
+    """Cut the power until `number` cuts came within WINDOW: a busy host is late with some.
+
+    Returns how many records were lost, by the late ones too, and the gaps in seconds.
+    """
     dice, lost, gaps = random.Random(5), 0, []
-    for turn in range(number):
+    while sum(gap <= WINDOW for gap in gaps) < number:
+        turn = len(gaps)
         rig.restore(name)
         trial.reset()
         gaps.append(cut_after_first_lock(trial, dice.uniform(0, WINDOW)))
@@ -95,17 +99,21 @@ def cuts(
     return lost, gaps
 
 
+def summary(lost: int, gaps: list[float]) -> str:
+    """What became of the cuts, in one line."""
+    late = sum(gap > WINDOW for gap in gaps)
+    return (f"{lost} of {len(gaps)} lost, cut {1000 * min(gaps):.0f} to {1000 * max(gaps):.0f} ms "
+            f"after the lock, {late} of them later than {1000 * WINDOW:.0f} ms")
+
+
 @pytest.mark.full
 @pytest.mark.scenario(f"{CUTS} power cuts within 50 ms of a client's first lock")
 def test_no_cut_loses_a_lock(rig: Rig, record: Record, capsys: pytest.CaptureFixture[str]) -> None:
     trial = fresh(rig, "no-loss")
     lost, gaps = cuts(rig, trial, "no-loss", CUTS, takeovers=True)
     with capsys.disabled():
-        print(
-            f"\nwith the callout: {lost} of {CUTS} lost, cut {1000 * min(gaps):.0f} to "
-            f"{1000 * max(gaps):.0f} ms after the lock"
-        )
-    record.finish(trial, f"{lost} of {CUTS} lost")
+        print("\nwith the callout:", summary(lost, gaps))
+    record.finish(trial, f"{lost} of {len(gaps)} lost")
     assert lost == 0
 
 
@@ -117,9 +125,6 @@ def test_control_the_old_way_loses_locks(
     trial = fresh(rig, "loss", STARVE, FEED)
     lost, gaps = cuts(rig, trial, "loss", CUTS, takeovers=False)
     with capsys.disabled():
-        print(
-            f"\nthe old way: {lost} of {CUTS} lost, cut {1000 * min(gaps):.0f} to "
-            f"{1000 * max(gaps):.0f} ms after the lock"
-        )
-    record.finish(trial, f"{lost} of {CUTS} lost, as it must be")
+        print("\nthe old way:", summary(lost, gaps))
+    record.finish(trial, f"{lost} of {len(gaps)} lost, as it must be")
     assert lost > 0

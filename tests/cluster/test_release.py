@@ -20,7 +20,7 @@ from tests.support.vm.trial import equipped
 SUITE = os.environ.get("SUITE", "trixie")
 UNLOCK = "/proc/fs/nfsd/unlock_filesystem"
 FILES = ["one", "two"]
-RESOURCES = service.group()
+RESOURCES = service.group(versions="3,4")
 BEFORE = [resource for resource in RESOURCES if resource.name in ("vip", "export")]
 NFSLOCK = service.nfslock(RESOURCES)
 
@@ -80,9 +80,12 @@ def test_a_stop_frees_the_filesystem_while_nfsd_runs(rig: Rig, protocol: str) ->
     ("protocol", "words"), [("3", "NLM lock left on inode"), ("4.2", "NFSv4 client 10.9.0.21 left")]
 )
 def test_control_without_the_release_it_stays_busy(rig: Rig, protocol: str, words: str) -> None:
-    """unlock_filesystem is covered by a file that takes every word and does nothing."""
+    """unlock_filesystem, and what expires a client, take every word and do nothing."""
     held(rig, protocol)
-    rig["node-a"].run(f"touch /run/deaf && mount --bind /run/deaf {UNLOCK}")
+    rig["node-a"].run(
+        f"touch /run/deaf && for file in {UNLOCK} /proc/fs/nfsd/clients/*/ctl; do "
+        "! test -e $file || mount --bind /run/deaf $file; done"
+    )
     unexport(rig)
     if protocol != "3" and not holders(rig):
         pytest.skip("exportfs -u revokes NFSv4 state here (nfs-utils 2.9.2, Linux 7.2)")

@@ -16,6 +16,7 @@ from tests.support.vm.rig import Rig
 from tests.support.vm.service import Grace
 from tests.support.vm.trial import Trial, steady
 
+SUITE = os.environ.get("SUITE", "trixie")
 ROUNDS = int(os.environ.get("NFSLOCK_ROUNDS", "20"))
 with_sessions = pytest.mark.parametrize(
     "protocol", ["4.1", pytest.param("4.2", marks=pytest.mark.full)]
@@ -77,8 +78,9 @@ def test_rival_is_back_first_control(rig: Rig, record: Record, protocol: str) ->
     """With its opens the rival gets a write delegation, and grants itself the owner's locks."""
     trial = rival_first(
         rig, protocol, lambda trial: trial.wait_rivals("granted"), v4_delegations="yes")
-    assert "write" in delegations_on_reclaim(trial)
     assert audits.exclusion(trial)
+    # Linux 6.1 gives no delegation on a reclaim, and the rival gets the locks all the same.
+    assert SUITE == "bookworm" or "write" in delegations_on_reclaim(trial)
     record.finish(trial, "two owners, as it must be")
 
 

@@ -126,6 +126,32 @@ def copies(node: Node, client: str) -> list[Point]:
     return observe(node, propagator(node), lambda: node.sm_mon(client))
 
 
+#: What the callout does in order (callout.c), and statd itself never while it monitors a client.
+HAND_OVER = ("execve", "socket", "connect", "sendto", "recvfrom")
+
+
+def test_a_callout_killed_at_each_step_of_its_hand_over(
+    pair: Cluster, binary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """statd answers all the same, and the propagator finds the record by itself."""
+    service, a = pair.service, pair.a
+    use_callout(a, binary)
+    service.mount(a)
+    service.start(a)
+    (statd,) = a.find("rpc.statd")
+    for number, call in enumerate(HAND_OVER):
+        client = f"192.0.2.{110 + number}"
+        fault_at = Attached(a, statd, *Point(call, 1).strace(KILL, "-f"))
+        a.sm_mon(client)
+        fault_at.detach()
+        assert crash.struck(a), call
+        service.held(a, client)
+    settled_down(pair, a)
+    assert a.find("rpc.statd")[0].pid == statd.pid
+    with capsys.disabled():
+        print(f"hand-over: KILL at {len(HAND_OVER)} of {len(HAND_OVER)} calls", end=" ")
+
+
 @pytest.mark.parametrize("fault", crash.FAULTS)
 def test_power_cut_right_after_a_confirmation(
     pair: Cluster, binary: Path, fault: str, capsys: pytest.CaptureFixture[str]

@@ -26,6 +26,8 @@ _rigs: list[Rig] = []
 _rows: list[Row] = []
 _folders: list[str] = []
 _versions: dict[str, str] = {}
+#: Of a test: there is nothing to be said of it.
+_SKIPPED = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +49,8 @@ def record(request: pytest.FixtureRequest) -> Iterator[report.Record]:
     protocol = chosen.get("protocol", "3")
     row = report.Record(marker.args[0], marker.kwargs.get("driver", "hand"), protocol, kind)
     yield row
+    if request.node.stash.get(_SKIPPED, False):
+        return
     outcome = row.outcome or "FAILED"
     full = Row(row.scenario, row.driver, row.protocol, SUITE, row.kind, outcome, *row.times)
     request.node.user_properties += [("row", list(full)), ("versions", _rigs[0].image.versions)]
@@ -58,6 +62,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Keep what the machines know when a scenario fails."""
     result = yield
+    item.stash[_SKIPPED] = result.skipped
     if result.when == "call" and result.failed and _rigs:
         folder = collect(_rigs[0], CACHE / "failed" / SUITE / item.name)
         (folder / "failure.txt").write_text(result.longreprtext)

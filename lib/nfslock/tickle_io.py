@@ -33,8 +33,8 @@ _FIXED_PORTS = (2049, rpc.PORTMAP_PORT)
 _PROGRAMS = ((rpc.NLM, 4), (rpc.MOUNTD, 3), (rpc.STATD, 1))
 #: Seconds after which these are asked for again.
 _PORTS_LAST = 60.0
-#: The kernel's tables are read again after a second at least, and so many times what a look took.
-_LOOK_PAUSE, _SHARE = 1.0, 1000
+#: The kernel's tables are read again after so many times what a look took, within these seconds.
+_SHARE, _SHORTEST, _LONGEST = 1000, 1.0, 10.0
 
 
 class Tickler:
@@ -118,7 +118,7 @@ class Tickler:
         began = self.system.monotonic()
         self._look(ports)
         now = self.system.monotonic()
-        self._next_look = now + max(_LOOK_PAUSE, _SHARE * (now - began))
+        self._next_look = now + min(max(_SHORTEST, _SHARE * (now - began)), _LONGEST)
 
     def _look(self, ports: set[int]) -> None:
         found: set[tickle.Connection] = set()

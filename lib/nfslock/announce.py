@@ -198,9 +198,9 @@ class Announcement:
     def _name_the_silent(self, now: float) -> None:
         """Note for status who was asked and is not told yet; looks at every client."""
         if self.sender is not None:
-            self.silent = {
-                client: reason for client, reason in self.sender.outstanding().items()
-                if reason != roster.WAITING and client not in self._answered}
+            self.silent = dict(sorted(
+                (client, reason) for client, reason in self.sender.outstanding().items()
+                if reason != roster.WAITING and client not in self._answered)[:_MOST_NAMED])
         self._next_naming = now + _NAMING_PAUSE
 
     def _wait(self, now: float) -> float | None:
@@ -274,9 +274,9 @@ class Announcement:
         return {
             "notify_total": self.total,
             "notify_left": len(self.pending),
-            "notify_silent": json.dumps(dict(sorted(
-                (client, reason) for client, reason in self.silent.items()
-                if client in self.pending)[:_MOST_NAMED])),
+            "notify_silent": json.dumps({
+                client: reason for client, reason in self.silent.items()
+                if client in self.pending}),
             "notify_late": "yes" if self.late else "no",
             "notify_began": f"{self.began:.3f}",
             "notify_deadline": f"{self.began + self.config.notify_timeout:.3f}",

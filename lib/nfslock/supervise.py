@@ -21,6 +21,7 @@ from .system import System
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
     #: The propagator: it gets the service's name and returns its exit code.
     Work = Callable[[str], int]
@@ -48,14 +49,15 @@ class Supervisor:
         if os.fork():
             os.close(receive)
             return
-        try:
+
+        def wait() -> int:
             os.close(self._send)
             _detach()
-            if os.read(receive, 1):
-                os.close(receive)
-                supervise(service, work)
-        finally:
-            os._exit(0)
+            told = os.read(receive, 1)
+            os.close(receive)
+            return supervise(service, work) if told else 0
+
+        _be_the_child(wait)
 
     def begin(self) -> None:
         """Let it start the propagator; the caller waits for the propagator's status."""
@@ -78,15 +80,29 @@ def launch(service: str) -> None:
 
 
 def _detach() -> None:
-    """Become a daemon: no session, folder or output of the action, none of its signals."""
+    """Become a daemon: no session, folder or output of the action."""
     os.setsid()
     os.chdir("/")
     null = os.open("/dev/null", os.O_RDWR)
     for fd in range(3):
         os.dup2(null, fd)
     os.close(null)
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+
+
+def _be_the_child(work: Callable[[], int]) -> NoReturn:
+    """Do a fork's work without the parent's signal handlers, and end; what goes wrong is logged."""
+    code = 1
+    try:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        code = work()
+    except Error as error:
+        ocf.logger.error("%s", error)
+    except Exception as error:
+        ocf.logger.error("a defect of the propagator: %r", error, exc_info=True)
+    finally:
+        os._exit(code)
 
 
 def _show_as(title: str) -> None:
@@ -139,19 +155,12 @@ def _spawn(service: str, work: Work) -> int:
     if pid:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return pid
-    code = 1
-    try:
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def propagate() -> int:
         _show_as(f"nfslock propagate {service}")
-        code = work(service)
-    except Error as error:
-        ocf.logger.error("%s", error)
-    except Exception as error:
-        ocf.logger.error("the propagator of %s has a defect: %r", service, error, exc_info=True)
-    finally:
-        os._exit(code)
+        return work(service)
+
+    _be_the_child(propagate)
 
 
 def supervise(service: str, work: Work) -> int:

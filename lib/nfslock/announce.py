@@ -173,9 +173,15 @@ class Announcement:
         now = self.system.monotonic()
         if now >= self._next_naming:
             self._name_the_silent(now)
-        waits = [self._next_flush - now] if self._answered else []
-        wait = self.sender.timeout(now) if self.sender is not None else None
-        return min([*waits, *([] if wait is None else [wait])], default=None)
+        if self.sender is None:
+            return None
+        waits = [self.began + self.config.notify_timeout - now]  # status is to say so at once
+        if self._answered:
+            waits.append(self._next_flush - now)
+        wait = self.sender.timeout(now)
+        if wait is not None:
+            waits.append(wait)
+        return max(0.0, min(waits))
 
     def flush(self) -> None:
         """Take those that have answered off the durable list; Error leaves them for next time.

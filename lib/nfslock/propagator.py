@@ -312,7 +312,8 @@ class Propagator:
         pause.append(self.tickler.tick(now, self.announcement.ready_since))
         self._follow_senders()
         told = (self.announcement.ready_since, self.announcement.waiting_for,
-                len(self.announcement.pending))
+                len(self.announcement.pending), self.announcement.phase(),
+                self.announcement.silent)
         self._stale |= told != self._told
         self._told = told
         now = self.system.monotonic()

@@ -12,9 +12,7 @@ from __future__ import annotations
 import gc
 import json
 import os
-import selectors
 import signal
-import socket
 
 from . import delegations, errors, kernel, nsm, params, plan, supervise
 from ._vendor import ocf
@@ -22,6 +20,7 @@ from .announce import Announcement
 from .callout_server import CalloutServer
 from .events import Addresses, Inotify
 from .holding import Holding
+from .loop import Loop
 from .mirror import Mirror
 from .owner import Owner
 from .runtime import Runtime
@@ -58,13 +57,9 @@ class Propagator:
         self.stopping = False
         self._parent = os.getppid()
         self._identity = f"{os.getpid()}:{system.start_time(os.getpid())}"
-        self._selector = selectors.DefaultSelector()
-        self._near, self._far = socket.socketpair()
-        for end in (self._near, self._far):
-            end.setblocking(False)
-        self._listen(self._near, self._woken)
+        self.loop = Loop()
         self.addresses = Addresses()
-        self._listen(self.addresses, self._addresses_changed)
+        self.loop.listen(self.addresses, self._addresses_changed)
         self.recovery: RecoveryMirror | None = None
         if given.get("v4_store"):
             self.recovery = from_text(system, given["v4_store"], self.holding)
@@ -72,7 +67,7 @@ class Propagator:
         self._watch()
         self.callouts: CalloutServer | None = None
         self._answer_callouts()
-        self.announcement = Announcement(system, self.config, self.holding, self.wake)
+        self.announcement = Announcement(system, self.config, self.holding, self.loop.wake)
         before = runtime.read("status") or {}
         if before.get("generation") == given["generation"] and before.get("notify_began"):
             # A propagator that was killed does not begin the time for the clients anew.
@@ -83,7 +78,6 @@ class Propagator:
         self.tickler = Tickler(
             system, self.holding, self.config.ip if self.config.tickle else ())
         self._instance: tuple[int, int] | None = None
-        self._senders: set[int] = set()
         self._sweeping: Iterator[object] | None = None
         self._swept = False
         #: Whether no NFSv4 client has a delegation any more.
@@ -93,18 +87,12 @@ class Propagator:
         self._next_sweep = self._last_sweep = system.monotonic()
         self._next_status = 0.0
         self._stale = True
-        self._told: tuple[float | None, str, int] = (None, "", 0)
+        self._told: tuple[object, ...] = ()
 
     def reload(self, config: params.Config) -> None:
         """Take over changed parameters."""
         self.config = self.announcement.config = config
         self._stale = True
-
-    def _listen(
-        self, source: Inotify | Addresses | CalloutServer | socket.socket,
-        action: Callable[[], object],
-    ) -> None:
-        self._selector.register(source, selectors.EVENT_READ, action)
 
     def _watch(self) -> None:
         try:
@@ -121,7 +109,7 @@ class Propagator:
                 "raise fs.inotify.max_user_watches", error.strerror, self.config.propagate_interval)
             return
         self.inotify = inotify
-        self._listen(inotify, self._files_changed)
+        self.loop.listen(inotify, self._files_changed)
 
     def _answer_callouts(self) -> None:
         try:
@@ -132,22 +120,9 @@ class Propagator:
                 "statd's callout cannot be answered (%s): a lock that is granted within about a "
                 "millisecond before a crash may be lost", error)
             return
-        self._listen(self.callouts, self._callouts_came)
+        self.loop.listen(self.callouts, self._callouts_came)
 
     # -- events ----------------------------------------------------------------------------
-
-    def wake(self) -> None:
-        """Make the loop go round (from a thread or a signal handler)."""
-        try:
-            self._far.send(b"\0")
-        except OSError:  # it has not gone round since the last time, or goes no more
-            pass
-
-    def _woken(self) -> None:
-        try:
-            self._near.recv(4096)
-        except BlockingIOError:
-            pass
 
     def _addresses_changed(self) -> None:
         self.addresses.drain()
@@ -310,7 +285,8 @@ class Propagator:
         now = self.system.monotonic()
         self._guarded(lambda: pause.append(self.announcement.tick(now)))
         pause.append(self.tickler.tick(now, self.announcement.ready_since))
-        self._follow_senders()
+        sender = self.announcement.sender
+        self.loop.follow(sender.filenos() if sender is not None else ())
         told = (self.announcement.ready_since, self.announcement.waiting_for,
                 len(self.announcement.pending), self.announcement.phase(),
                 self.announcement.silent)
@@ -323,20 +299,8 @@ class Propagator:
                  *(wait for wait in pause if wait is not None)]
         if self._stale:
             waits.append(self._next_status - now)
-        ready = self._selector.select(max(0.0, min(waits)))
         # A look for nfsd that finds nothing new is no news.
-        self._stale |= any(key.data != self._woken for key, _ in ready)
-        for key, _ in ready:
-            key.data()
-
-    def _follow_senders(self) -> None:
-        sender = self.announcement.sender
-        wanted = set(sender.filenos()) if sender is not None else set()
-        for fd in self._senders - wanted:
-            self._selector.unregister(fd)
-        for fd in wanted - self._senders:
-            self._selector.register(fd, selectors.EVENT_READ, lambda: None)
-        self._senders = wanted
+        self._stale |= self.loop.wait(min(waits))
 
     def _write_status(self, phase: str) -> None:
         owner = self.holding.owner
@@ -383,13 +347,13 @@ def main(service: str) -> int:
 
     def stop(_number: int, _frame: object) -> None:
         propagator.stopping = True
-        propagator.wake()
+        propagator.loop.wake()
 
     def reload(_number: int, _frame: object) -> None:
         again = runtime.read("parameters")
         if again is not None:
             propagator.reload(params.parse(again))
-        propagator.wake()
+        propagator.loop.wake()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, reload)

@@ -17,7 +17,7 @@ LAYERS = [
     {"errors", "params", "nsm", "rpc", "owner", "plan", "roster", "notify", "tickle", "recovery",
      "kernel_tables", "release_plan"},
     {"system"},
-    {"reserve", "holding", "statd", "kernel", "events", "notify_io", "resolver", "runtime",
+    {"reserve", "holding", "statd", "kernel", "events", "loop", "notify_io", "resolver", "runtime",
      "tickle_io", "advertise", "units", "processes", "holders", "clients", "release", "bounded",
      "nfsconf", "grace", "delegations", "scope", "tracking", "tracking_sqlite", "tracking_nfsdcld",
      "tracking_nfsdcltrack", "tracking_directory"},

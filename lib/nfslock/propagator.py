@@ -79,7 +79,7 @@ class Propagator:
             system, self.holding, self.config.ip if self.config.tickle else ())
         self._instance: tuple[int, int] | None = None
         self._sweeping: Iterator[object] | None = None
-        self._swept = False
+        self._swept = self._prepared = False
         #: Whether no NFSv4 client has a delegation any more.
         self._no_delegations = False
         #: How many clients statd's callout let through unconfirmed before the last whole sweep.
@@ -295,12 +295,20 @@ class Propagator:
         now = self.system.monotonic()
         if self._stale and now >= self._next_status:
             self._write_status(self.announcement.phase() if self._swept else "comparing")
+            if self._swept and not self._prepared:
+                self._prepare()
         waits = [self._next_sweep - now if self._sweeping is None else 0.0,
                  *(wait for wait in pause if wait is not None)]
         if self._stale:
             waits.append(self._next_status - now)
         # A look for nfsd that finds nothing new is no news.
         self._stale |= self.loop.wait(min(waits))
+
+    def _prepare(self) -> None:
+        """Load what the first NFSv4 client will need; the start waits for us no more."""
+        self._prepared = True
+        if self.recovery is not None:
+            self._guarded(self.recovery.prepare)
 
     def _write_status(self, phase: str) -> None:
         owner = self.holding.owner

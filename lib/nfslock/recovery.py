@@ -55,7 +55,7 @@ def name_of(owner: bytes) -> str:
     """The client's directory name (fs/nfsd/nfs4recover.c, nfs4_make_rec_clidname)."""
     if is_hashed(owner):
         return owner[len(_HASHED) : -1].decode()
-    import hashlib  # loads OpenSSL, which a service without NFSv4 need not wait for
+    import hashlib  # loads OpenSSL, which a start need not wait for
 
     return hashlib.md5(owner, usedforsecurity=False).hexdigest()
 

@@ -126,6 +126,12 @@ class RecoveryMirror:
         self._lag = True
         return count
 
+    def prepare(self) -> None:
+        """Do once what the next client needs, without a client: OpenSSL alone takes its time."""
+        recovery.name_of(b"")
+        if not self.direct:
+            self.held.change({}, [])
+
     def _spare(self) -> None:
         """Tell who went with an epoch but has a lease from who is gone."""
         candidates = (self._gone | self._spared) & self.clients.keys()

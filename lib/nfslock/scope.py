@@ -18,12 +18,11 @@ from .system import Like, System
 
 #: Longest scope (bytes): nfsd keeps it as a host name (__NEW_UTS_LEN).
 MAX_SCOPE = 64
-_UNIT = "nfs-server.service"
-_PLACE = f"/run/systemd/system/{_UNIT}.d"
-_DROP_IN = "nfslock-scope.conf"
-#: Beside the drop-in, where systemd reads *.conf only: the scope while a service is here, and that
-#: systemd has read the drop-in. So it is told to read its units again once, not at each start and
-#: stop, which takes it seconds on a busy node.
+UNIT = "nfs-server.service"
+_PLACE = f"/run/systemd/system/{UNIT}.d"
+#: Where drop-ins are until the next boot and systemd reads *.conf only: the scope while a service
+#: is here, and that systemd has read a drop-in from there. So it reads its units again at one start
+#: after a boot, and at none on a node that `nfslock setup-node` has given the drop-in for good.
 _VALUE, _LOADED = "nfslock-scope", "nfslock-scope.loaded"
 #: Where the stock nfsserver agent keeps its nfs_server_scope; it has its own way to set it.
 STOCK = "/run/sysconfig/nfs-server-scope"
@@ -60,11 +59,13 @@ def wanted(system: System, configured: str, default: str) -> str:
 
 
 def drop_in() -> str:
-    """The lines for systemd: no matter who starts nfs-server.service, the scope is set next."""
+    """The lines for systemd: no matter who starts nfs-server.service, the scope is set next.
+
+    They do nothing while none of our services is on the node.
+    """
     value = f"{_PLACE}/{_VALUE}"
     command = f"test -e {STOCK} || test ! -e {value} || {{ read scope < {value} && {_SET}; }}"
-    return ("# Written by nfslock. Does nothing while none of its services is on this node.\n"
-            "[Service]\n"
+    return ("[Service]\n"
             f"ExecStartPost=/usr/bin/unshare --uts /bin/sh -c '{command.replace('$', '$$')}'\n")
 
 
@@ -72,13 +73,12 @@ def install(system: System, scope: str) -> bool:
     """Have systemd set the scope whenever it starts nfsd; False where systemd does not run."""
     if not units.booted(system):
         return False
-    text = drop_in().encode()
+    text = drop_in()
     os.makedirs(system.path(_PLACE), exist_ok=True)
-    known = system.identity(f"{_PLACE}/{_LOADED}") and system.identity(f"{_PLACE}/{_DROP_IN}")
-    if not known or system.read(f"{_PLACE}/{_DROP_IN}") != text:
+    known = system.identity(f"{_PLACE}/{_LOADED}") and units.has_drop_in(system, UNIT, text)
+    if not known and not units.has_drop_in(system, UNIT, text, lasting=True):
         system.remove(_PLACE, [_LOADED])
-        system.write(_PLACE, {_DROP_IN: text}, Like(0o644), durable=False)
-        units.reload(system)
+        units.put_drop_in(system, UNIT, text)
         system.write(_PLACE, {_LOADED: b""}, Like(0o644), durable=False)
     system.write(_PLACE, {_VALUE: f"{scope}\n".encode()}, Like(0o644), durable=False)
     return True

@@ -6,7 +6,8 @@
                           its units again
     rpc-statd-notify      masked: its sm-notify would announce the node, use the records up, and end
                           lockd's grace when there are none
-    nfs-server            not started at boot: the cluster does that
+    nfs-server            not started at boot: the cluster does that; announces the NFSv4 server
+                          scope of the service that is here, if one is
     resource-agents-deps  rpcbind and the nfsd filesystem are there before Pacemaker starts anything
 
 Nothing is changed without being asked to; what was there before is kept for --undo. All paths lie
@@ -18,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 
-from . import nfsconf, statd, units
+from . import nfsconf, scope, statd, units
 from .errors import Error
 from .system import Like, System
 
@@ -35,7 +36,7 @@ _DROP_IN = "nfslock.conf"
 _UNITS = "/etc/systemd/system"
 _VENDOR_UNITS = ("/usr/lib/systemd/system", "/lib/systemd/system")
 _NOTIFY = "rpc-statd-notify.service"
-_STATD = f"{_UNITS}/{statd.UNIT}.d/{units.DROP_IN}"
+_STATD, _SERVER = (f"{_UNITS}/{unit}.d/{units.DROP_IN}" for unit in (statd.UNIT, scope.UNIT))
 #: Units that the cluster starts (the nfsserver agent), under the names that distributions use.
 _CLUSTERED = ("nfs-server.service", "nfs-kernel-server.service", "nfsserver.service")
 _DEPENDENCIES = f"{_UNITS}/resource-agents-deps.target.d/{_DROP_IN}"
@@ -89,6 +90,8 @@ def wanted(system: System) -> dict[str, State]:
         files[f"{_UNITS}/{_NOTIFY}"] = ("link", "/dev/null")
     if _has_unit(system, statd.UNIT):
         files[_STATD] = ("text", _HEAD + statd.drop_in(system))
+    if _has_unit(system, scope.UNIT):
+        files[_SERVER] = ("text", _HEAD + scope.drop_in())
     if any(system.status(place) is not None for place in _VENDOR_UNITS):
         needs = "rpcbind.socket proc-fs-nfsd.mount"
         files[_DEPENDENCIES] = ("text", f"{_HEAD}[Unit]\nWants={needs}\nAfter={needs}\n")
@@ -116,7 +119,8 @@ def missing(system: System) -> list[str]:
         if path.startswith(_UNITS) and _look(system, path) != state:
             lacking.append({
                 f"{_UNITS}/{_NOTIFY}": f"{_NOTIFY} is not masked: it would announce the node",
-                _STATD: f"{_STATD} is missing or another: a start has systemd read all its units",
+                **{path: f"{path} is missing or another: a start has systemd read all its units"
+                   for path in (_STATD, _SERVER)},
                 _DEPENDENCIES: f"{path} is missing or another: rpcbind may come after Pacemaker",
             }.get(path, f"{path} starts at boot what the cluster should start"))
     return lacking

@@ -34,9 +34,9 @@ def exists(system: System, unit: str) -> bool:
     return False
 
 
-def has_drop_in(system: System, unit: str, text: str) -> bool:
-    """Whether this drop-in of ours is in place, for good or until the next boot."""
-    for place in _PLACES[:2]:
+def has_drop_in(system: System, unit: str, text: str, lasting: bool = False) -> bool:
+    """Whether this drop-in of ours is in place, for good or (unless `lasting`) since this boot."""
+    for place in _PLACES[: 1 if lasting else 2]:
         try:
             if system.read(f"{place}/{unit}.d/{DROP_IN}").decode(errors="replace").endswith(text):
                 return True

@@ -14,6 +14,7 @@ CONF = "etc/nfs.conf.d/nfslock.conf"
 UNITS = "etc/systemd/system"
 NOTIFY = f"{UNITS}/rpc-statd-notify.service"
 STATD = f"{UNITS}/rpc-statd.service.d/nfslock.conf"
+SERVER = f"{UNITS}/nfs-server.service.d/nfslock.conf"
 BOOT = f"{UNITS}/multi-user.target.wants/nfs-server.service"
 OTHER = f"{UNITS}/multi-user.target.wants/pacemaker.service"
 
@@ -73,12 +74,13 @@ def test_a_dry_run_shows_all_and_changes_nothing(
 
 def test_apply_is_what_check_asks_for(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root, "check") == 1
-    assert len(capsys.readouterr().out.splitlines()) == 6
+    assert len(capsys.readouterr().out.splitlines()) == 7
     assert run(root, "apply") == 0
     assert run(root, "check") == 0
     after = snapshot(root)
     assert after[NOTIFY] == "-> /dev/null"
     assert "\nExecStart=\nExecStart=/usr/sbin/rpc.statd $NFSLOCK_STATD\n" in after[STATD]
+    assert "\nExecStartPost=/usr/bin/unshare --uts " in after[SERVER]
     assert BOOT not in after
     assert OTHER in after
     assert after[CONF].startswith("644 #")

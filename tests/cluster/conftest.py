@@ -20,6 +20,8 @@ from tests.support.vm.report import Row
 from tests.support.vm.rig import Rig
 
 SUITE = os.environ.get("SUITE", "trixie")
+#: How often each scenario is run.
+ROUNDS = int(os.environ.get("NFSLOCK_ROUNDS", "1"))
 #: This process's rig, if it has one. With pytest-xdist the tests run in other processes than the
 #: one that prints: what it needs of them travels with their reports (user_properties).
 _rigs: list[Rig] = []
@@ -54,6 +56,18 @@ def record(request: pytest.FixtureRequest) -> Iterator[report.Record]:
     outcome = row.outcome or "FAILED"
     full = Row(row.scenario, row.driver, row.protocol, SUITE, row.kind, outcome, *row.times)
     request.node.user_properties += [("row", list(full)), ("versions", _rigs[0].image.versions)]
+
+
+@pytest.fixture(autouse=True)
+def turn(request: pytest.FixtureRequest) -> int:
+    """Which of NFSLOCK_ROUNDS runs of the same scenario this is."""
+    return getattr(request, "param", 1)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if ROUNDS > 1:
+        turns = range(1, ROUNDS + 1)
+        metafunc.parametrize("turn", turns, indirect=True, ids=[f"turn{n}" for n in turns])
 
 
 @pytest.hookimpl(wrapper=True)
@@ -103,7 +117,8 @@ class ByState(LoadScopeScheduling):
         module, _, test = nodeid.partition("::")
         if module.endswith("release.py"):
             return module
-        words = set(test.partition("[")[2].rstrip("]").split("-")) - {""}
+        words = {word for word in test.partition("[")[2].rstrip("]").split("-")
+                 if word and not word.startswith("turn")}
         for usual, others in (("3", {"4.0", "4.1", "4.2"}), ("on", {"off", "stock", "unlock"})):
             if not words & others:
                 words.add(usual)

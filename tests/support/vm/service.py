@@ -55,6 +55,10 @@ port=20048
 """
 
 
+#: How nfsd keeps its NFSv4 recovery records unless it is told otherwise.
+TRACKING = "nfsdcld"
+
+
 class Resource(NamedTuple):
     """One resource of the group; `agent` is "provider/type"."""
 
@@ -163,6 +167,14 @@ def set_times(machine: Machine, times: Grace) -> None:
     )
 
 
+def set_tracking(machine: Machine, tracking: str) -> None:
+    """Have a node's nfsd keep its recovery records in this form, by taking the newer ones away."""
+    if tracking != TRACKING:
+        machine.run("systemctl -q mask --now nfsdcld && mkdir -p /var/lib/nfs/v4recovery")
+    if tracking == "v4recovery":
+        machine.run("echo '' > /sys/module/nfsd/parameters/cltrack_prog")
+
+
 class Step(NamedTuple):
     """One call of an agent by hand."""
 
@@ -209,7 +221,8 @@ COMMANDS = {
     "fs": (f"mount {layout.SHARED_DEVICE} {layout.EXPORT}", f"umount {layout.EXPORT}"),
     "server": (
         (
-            "systemctl start rpc-statd nfsdcld && "
+            "systemctl start rpc-statd "
+            "$(test -L /etc/systemd/system/nfsdcld.service || echo nfsdcld) && "
             "unshare -u sh -c 'hostname $SCOPE; rpc.nfsd 4' && "
             "pgrep -x rpc.mountd >/dev/null || rpc.mountd -p 20048"
         ),

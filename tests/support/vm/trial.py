@@ -380,19 +380,22 @@ def saved(rig: Rig, name: str, make: Callable[[], T]) -> T:
 
 def steady(
     rig: Rig, protocol: str, lock_migration: bool = True, fresh: bool = False,
-    times: service.Grace = service.USUAL, **more: str,
+    times: service.Grace = service.USUAL, tracking: str = service.TRACKING, **more: str,
 ) -> Trial:  # fmt: skip
     """A trial in the steady state of this kind.
 
     fresh: the clients have mounted the service and taken no lock yet, nor has a rival tried.
+    tracking: in which form nfsd keeps its NFSv4 recovery records.
     more: further parameters of nfslock.
     """
     kind = [f"{key}={value}" for key, value in sorted(more.items())]
     if times != service.USUAL:
         kind.append("_".join(map(str, times)))
+    if tracking != service.TRACKING:
+        kind.append(tracking)
 
     def make() -> Trial:
-        trial = served(rig, protocol, lock_migration, times, **more)
+        trial = served(rig, protocol, lock_migration, times, tracking, **more)
         trial.mount()
         if not fresh:
             trial.take_locks()
@@ -421,7 +424,7 @@ def crowd(
 
 def served(
     rig: Rig, protocol: str, lock_migration: bool, times: service.Grace = service.USUAL,
-    **more: str,
+    tracking: str = service.TRACKING, **more: str,
 ) -> Trial:  # fmt: skip
     """The service on node-a, and no client of it yet."""
     equipped(rig)
@@ -429,6 +432,7 @@ def served(
     trial = Trial(rig, protocol, service.group(lock_migration, versions, **more))
     for node in layout.NODES:
         service.set_times(rig[node], times)
+        service.set_tracking(rig[node], tracking)
     if not lock_migration and protocol != "3":
         for node in layout.NODES:  # as with it: the records shall be the only difference
             rig[node].run("sysctl -q fs.leases-enable=0")

@@ -14,7 +14,7 @@ The same code keeps the copy in the holding directory, which nfsdclddb can print
 from __future__ import annotations
 
 from . import recovery, tracking_sqlite
-from .errors import Error, NodeError
+from .errors import Error
 from .system import System
 
 TYPE_CHECKING = False
@@ -66,15 +66,7 @@ class Nfsdcld:
         return _all_rows(connection, _tables(connection, version))
 
     def _version(self, connection: sqlite3.Connection) -> int:
-        try:
-            version = tracking_sqlite.version(connection)
-        except ValueError as error:
-            raise Error(f"{self.path} {error}: move it away if nothing else uses it") from None
-        if version > SCHEMA:
-            raise NodeError(
-                f"{self.path} has schema version {version}, newer than {SCHEMA}, the newest that "
-                "this release of nfslock knows: it is left untouched; update nfslock")
-        return version
+        return tracking_sqlite.version(connection, self.path, SCHEMA)
 
     # -- following -------------------------------------------------------------------------
 

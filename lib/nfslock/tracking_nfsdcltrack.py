@@ -8,7 +8,6 @@ restart of nfsd gets a new time, and the end of the grace period removes all tha
 from __future__ import annotations
 
 from . import recovery, tracking_sqlite
-from .errors import Error, NodeError
 from .system import System
 
 TYPE_CHECKING = False
@@ -47,15 +46,7 @@ class Nfsdcltrack:
                 if recovery.usable(owner) and owner != recovery.PLACEHOLDER}
 
     def _version(self, connection: sqlite3.Connection) -> int:
-        try:
-            version = tracking_sqlite.version(connection)
-        except ValueError as error:
-            raise Error(f"{self.path} {error}: move it away if nothing else uses it") from None
-        if version > SCHEMA:
-            raise NodeError(
-                f"{self.path} has schema version {version}, newer than {SCHEMA}, the newest that "
-                "this release of nfslock knows: it is left untouched; update nfslock")
-        return version
+        return tracking_sqlite.version(connection, self.path, SCHEMA)
 
     def follow(self) -> tuple[Clients, list[bytes]] | None:
         """(new clients, ids gone) since the last call; None when nothing moved."""

@@ -12,7 +12,7 @@ import sqlite3
 import time
 from contextlib import closing
 
-from .errors import Error
+from .errors import Error, NodeError
 from .system import System
 
 TYPE_CHECKING = False
@@ -131,15 +131,26 @@ def columns(connection: sqlite3.Connection, table: str) -> tuple[str, ...]:
     return tuple(row[1] for row in connection.execute(f'PRAGMA table_info("{table}")'))
 
 
-def version(connection: sqlite3.Connection) -> int:
-    """The schema version in `parameters`; 0 for an empty database; ValueError for a foreign one."""
+def version(connection: sqlite3.Connection, path: str, newest: int) -> int:
+    """The schema version in `parameters`; 0 for an empty database.
+
+    Error for a foreign database, NodeError for a schema newer than `newest`.
+    """
     known = tables(connection)
     if not known:
         return 0
-    if "parameters" not in known:
-        raise ValueError("is not a client tracking database")
-    row = connection.execute("SELECT value FROM parameters WHERE key = 'version'").fetchone()
-    try:
-        return int(row[0])
-    except (TypeError, ValueError):
-        raise ValueError("has no schema version") from None
+    found, why = 0, "is not a client tracking database"
+    if "parameters" in known:
+        why = "has no schema version"
+        row = connection.execute("SELECT value FROM parameters WHERE key = 'version'").fetchone()
+        try:
+            found = int(row[0])
+        except (TypeError, ValueError):
+            pass
+    if found < 1:
+        raise Error(f"{path} {why}: move it away if nothing else uses it")
+    if found > newest:
+        raise NodeError(
+            f"{path} has schema version {found}, newer than {newest}, the newest that this release "
+            "of nfslock knows: it is left untouched; update nfslock")
+    return found

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """When clients are told to reclaim, and who still has to be: one announcement of the service.
 
-It waits until the VIPs are on this node, nfsd and lockd answer on them and the service's
-filesystem is exported; a client that asks earlier is refused and drops its lock without a word.
+It waits until the VIPs are on this node, nfsd and lockd answer on them, statd answers lockd and the
+service's filesystem is exported; a client that asks earlier is refused and drops its lock without a
+word.
 Then it drives the SM_NOTIFY sender and takes each client off the durable list after its reply.
 """
 
@@ -19,6 +20,7 @@ from .holding import Holding
 from .notify import Vip
 from .notify_io import NotifySockets
 from .params import Config
+from .statd_watch import StatdWatch
 from .system import System
 
 TYPE_CHECKING = False
@@ -74,9 +76,11 @@ class Announcement:
     """The state number told to every client on the list, once the service stands."""
 
     def __init__(
-        self, system: System, config: Config, holding: Holding, wake: Callable[[], None]
+        self, system: System, config: Config, holding: Holding, statd: StatdWatch,
+        wake: Callable[[], None],
     ) -> None:
         self.system, self.config, self.holding = system, config, holding
+        self._statd = statd
         #: Since when (monotonic seconds) clients can work here; None: not (yet, or any more).
         self.ready_since: float | None = None
         self.waiting_for = "the floating address"
@@ -241,7 +245,8 @@ class Announcement:
         """Find out what clients would still lack (in a thread)."""
         answer: str | Exception
         try:
-            answer = missing(self.system, self.config.ip, self._device)
+            answer = self._statd.missing() or missing(
+                self.system, self.config.ip, self._device)
         except (Error, OSError, ValueError) as error:
             answer = error
         if number == self._looks:

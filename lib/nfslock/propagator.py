@@ -24,6 +24,7 @@ from .loop import Loop
 from .mirror import Mirror
 from .owner import Owner
 from .runtime import Runtime
+from .statd_watch import StatdWatch
 from .system import System
 from .tickle_io import Tickler
 from .tracking_mirror import RecoveryMirror, from_text
@@ -67,7 +68,9 @@ class Propagator:
         self._watch()
         self.callouts: CalloutServer | None = None
         self._answer_callouts()
-        self.announcement = Announcement(system, self.config, self.holding, self.loop.wake)
+        statd = StatdWatch(system, self.statd_dir, self.config.ip[0])
+        self.announcement = Announcement(
+            system, self.config, self.holding, statd, self.loop.wake)
         before = runtime.read("status") or {}
         if before.get("generation") == given["generation"] and before.get("notify_began"):
             # A propagator that was killed does not begin the time for the clients anew.

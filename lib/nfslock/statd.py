@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from typing import NamedTuple
 
-from . import kernel, nfsconf, nsm, processes, units
-from ._vendor import ocf
+from . import nfsconf, nsm, processes, units
 from .errors import Error, MissingError
 from .system import TEMPORARY, Like, System
 
@@ -24,10 +22,8 @@ if TYPE_CHECKING:
     Lines = dict[tuple[str, str], bytes]
 
 UNIT, _NAME = "rpc-statd.service", "rpc.statd"
-#: Seconds that statd may take to end or to come up.
+#: Seconds that statd may take to end.
 _PATIENCE = 15.0
-#: Starts of statd until it has its ports, and seconds that it has for it each time.
-_STARTS, _READY = 3, 1.5
 
 
 class Scan(NamedTuple):
@@ -161,52 +157,39 @@ def stop(system: System) -> None:
             raise Error(f"rpc.statd (pid {pid}) does not end: is its disk hanging?")
 
 
-def start(system: System, directory: str, name: str) -> None:
+def start(system: System, directory: str, name: str, afresh: bool = False) -> None:
     """Start rpc.statd with the records now in sm; it notifies nobody itself (statd -L).
 
-    `name` is the service's (statd -n). Through its systemd unit where systemd runs, else the
-    daemon itself. One that does not get its ports, since somebody's outgoing connection has one of
-    them for the moment, is started again; lockd could not ask it.
+    `name` is the service's (statd -n). Without systemd, the daemon itself. Where systemd runs,
+    through its unit, and without waiting: whoever needs statd does (nfsserver, which comes next in
+    the group; the announcement, see statd_watch). `afresh`: have systemd read our drop-in again.
     """
-    lacks: list[str] = []
-    for number in range(_STARTS):
-        if number:
-            ocf.logger.warning(
-                "rpc.statd does not answer by %s: it is started again", " and ".join(lacks))
-            stop(system)
-        _start(system, directory, name)
-        lacks = _lacks(system)
-        if not lacks:
-            return
-    ocf.logger.error("rpc.statd does not answer by %s: is its port taken, is rpcbind running?",
-                     " and ".join(lacks))
-
-
-def _lacks(system: System) -> list[str]:
-    """By what statd does not answer once it has had its time to come up."""
-    until = system.monotonic() + _READY
-    while (lacks := kernel.statd_lacks()) and system.monotonic() <= until:
-        time.sleep(0.01)
-    return lacks
-
-
-def _start(system: System, directory: str, name: str) -> None:
-    program = processes.program(system, _NAME)
-    if program is None:
-        raise MissingError("rpc.statd is not installed: install nfs-common (nfs-utils on Red Hat)")
-    argv = [program, "--no-notify", "--name", name]
-    if directory not in system.statd_dirs:
-        argv += ["--state-directory-path", directory]
+    argv = _command(system, directory, name)
     if not units.exists(system, UNIT):
         system.checked(*argv)
         return
     place, file_name = os.path.split(_arguments_file(system))
     text = f"NFSLOCK_STATD={' '.join(argv[1:])}\n"
     system.write(place, {file_name: text.encode()}, Like(0o644), durable=False)
-    if units.has_drop_in(system, UNIT, drop_in(system)):
-        system.checked("systemctl", "restart", UNIT)
-        if any(processes.arguments(system, pid) == argv for pid in pids(system)):
-            return
-    # Or it was put there by a start that was killed before systemd knew of it.
-    units.put_drop_in(system, UNIT, drop_in(system))
-    system.checked("systemctl", "restart", UNIT)
+    if afresh or not units.has_drop_in(system, UNIT, drop_in(system)):
+        units.put_drop_in(system, UNIT, drop_in(system))
+    system.checked("systemctl", "--no-block", "restart", UNIT)
+
+
+def is_as_asked(system: System, directory: str, name: str) -> bool:
+    """Whether a running rpc.statd, if there is one, has the arguments that start() gives it."""
+    if not units.exists(system, UNIT):
+        return True
+    argv = _command(system, directory, name)
+    running = [processes.arguments(system, pid) for pid in pids(system)]
+    return not running or argv in running
+
+
+def _command(system: System, directory: str, name: str) -> list[str]:
+    program = processes.program(system, _NAME)
+    if program is None:
+        raise MissingError("rpc.statd is not installed: install nfs-common (nfs-utils on Red Hat)")
+    argv = [program, "--no-notify", "--name", name]
+    if directory not in system.statd_dirs:
+        argv += ["--state-directory-path", directory]
+    return argv

@@ -253,16 +253,24 @@ def test_statd_whose_port_is_taken_for_a_moment(mounted: Cluster) -> None:
     service, a = mounted.service, mounted.a
     taken_port(a, 1)
     service.start(a)
+    for step in (service.serve, service.export, service.address):
+        step(a)
+    wait_until(lambda: "started again" in service.log(a), "started again")
+    wait_until(lambda: service.phase(a) == "notifying", "clients are told",
+               otherwise=lambda: service.told(a))
     a.call(rpc.STATD, 1, 0, tcp=True)
-    assert "started again" in service.log(a)
     assert service.agent.monitor(a, level=10).code == OK
 
 
 def test_statd_whose_port_is_taken(mounted: Cluster) -> None:
-    """The control: lockd could not ask this statd, and monitor says so."""
+    """The control: lockd could not ask this statd, so nobody is told, and monitor says so."""
     service, a = mounted.service, mounted.a
     taken_port(a, 60)
     service.start(a)
+    for step in (service.serve, service.export, service.address):
+        step(a)
+    wait_until(lambda: "is its port taken" in service.log(a), "given up")
+    assert "rpc.statd" in service.status(a)["waiting_for"]
     with pytest.raises(ConnectionRefusedError):
         a.call(rpc.STATD, 1, 0, tcp=True)
     outcome = service.agent.monitor(a, level=10)

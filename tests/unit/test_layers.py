@@ -22,8 +22,8 @@ LAYERS = [
      "nfsconf", "grace", "delegations", "scope", "tracking", "tracking_sqlite", "tracking_nfsdcld",
      "tracking_nfsdcltrack", "tracking_directory"},
     {"tracking_mirror", "tracking_direct", "tracking_takeover",
-     "mirror", "announce", "supervise", "monitor", "deep", "actions", "callout_server",
-     "setup_node", "leave", "neighbours"},
+     "mirror", "statd_watch", "announce", "supervise", "monitor", "deep", "actions",
+     "callout_server", "setup_node", "leave", "neighbours"},
     {"agent", "cli", "propagator", "callout", "__main__"},
 ]
 PURE = LAYERS[0]

@@ -56,6 +56,7 @@ def test_rival_is_back_first(rig: Rig, record: Record, protocol: str) -> None:
 
 
 @pytest.mark.scenario("control: the rival is back before the owner, v4_delegations=yes")
+@pytest.mark.skipif(SUITE == "bookworm", reason="Linux 6.1 gives no delegation on a reclaim")
 @with_sessions
 def test_rival_is_back_first_control(rig: Rig, record: Record, protocol: str) -> None:
     """With its opens the rival gets a write delegation, and grants itself the owner's locks."""
@@ -65,8 +66,7 @@ def test_rival_is_back_first_control(rig: Rig, record: Record, protocol: str) ->
 
     trial = rival_first(rig, protocol, granted_in_grace, v4_delegations="yes")
     assert audits.exclusion(trial)
-    # Linux 6.1 gives no delegation on a reclaim, and the rival gets the locks all the same.
-    assert SUITE == "bookworm" or "write" in delegations_on_reclaim(trial)
+    assert "write" in delegations_on_reclaim(trial)
     record.finish(trial, "two owners, as it must be")
 
 

@@ -116,6 +116,21 @@ def test_other_scope_control(rig: Rig, record: Record, protocol: str) -> None:
     record.finish(trial, "lost, as it must be; monitor said so")
 
 
+@pytest.mark.scenario("the thread count is changed by hand, which resets the scope; power cut")
+@pytest.mark.parametrize("protocol", ["4.1"])
+def test_scope_reset(rig: Rig, record: Record, protocol: str) -> None:
+    """Who mounted before knows the right scope and can reclaim; monitor warns of those to come."""
+    trial = steady(rig, protocol)
+    trial.active.run("rpc.nfsd 8")
+    nfslock = service.nfslock(trial.resources)
+    monitor = service.call(trial.active, nfslock, "monitor", level=10)
+    assert monitor.rc == 1 and "server scope node-a instead" in monitor.output, monitor
+    trial.power_cut()
+    trial.start(trial.other())
+    trial.recover()
+    record.finish(trial, "monitor said so; kept")
+
+
 @pytest.mark.scenario("power cut, nfsd already runs on the adoptive node")
 @pytest.mark.parametrize("protocol", ["4.1"])
 def test_running_nfsd(rig: Rig, record: Record, protocol: str) -> None:

@@ -146,7 +146,7 @@ class Control:
         best = (float("inf"), 0.0)
         for _ in range(5):
             start = time.monotonic()
-            answer = self.request("time", timeout=10)
+            answer = self.request("time", timeout=60)
             end = time.monotonic()
             best = min(best, (end - start, (start + end) / 2 - answer["t"]))
         return best[1]

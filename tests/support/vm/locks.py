@@ -72,16 +72,19 @@ class Program:
         """What the log says of these kinds, from a host time on."""
         return [entry for entry in list(self.log) if entry.what in what and entry.at >= after]
 
-    def rewind(self) -> None:
-        """Begin a new log: the machine that runs it was restored to the time of its start."""
+    def rewind(self, clock: float) -> None:
+        """Begin a new log: the machine that runs it was restored to the time of its start.
+
+        clock: what its clock is behind the host's now (Control.clock).
+        """
         self.log.clear()
         self.ended, self.died_at = False, 0.0
         if self._heard not in self.machine.listeners:
             self.machine.listeners.append(self._heard)
-        self.set_clock()
+        self._clock = clock
 
     def set_clock(self) -> None:
-        """Compare clocks anew: the machine's stood still for a while, or it was restored."""
+        """Compare clocks anew: the machine's stood still for a while."""
         self._clock = self.machine.control.clock()
 
     def wait_for(

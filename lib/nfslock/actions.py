@@ -241,7 +241,7 @@ def _bring_statd_back(system: System, runtime: Runtime) -> None:
     try:
         if down is not None and not statd.pids(system):
             statd.start(system, down["statd_dir"], down["name"])
-            ocf.logger.warning("an interrupted start had left rpc.statd down: it is up again")
+            ocf.logger.warning("an interrupted start had left rpc.statd down: it is started again")
     except (errors.Error, OSError, KeyError) as error:
         ocf.logger.error("rpc.statd is down and does not start (%s): no new client of this node's "
                          "NFS servers and mounts can lock", error)

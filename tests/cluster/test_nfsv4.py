@@ -10,11 +10,11 @@ from typing import Callable
 
 import pytest
 
-from tests.support.vm import audits, frames, service
+from tests.support.vm import audits, frames, locks, service
 from tests.support.vm.report import Record
 from tests.support.vm.rig import Rig
 from tests.support.vm.service import Grace
-from tests.support.vm.trial import Trial, steady
+from tests.support.vm.trial import KINDS, Trial, steady
 
 SUITE = os.environ.get("SUITE", "trixie")
 with_sessions = pytest.mark.parametrize(
@@ -147,6 +147,38 @@ def test_running_nfsd(rig: Rig, record: Record, protocol: str) -> None:
     trial.start(node)
     trial.recover()
     record.finish(trial, "refused by default; with restart kept")
+
+
+@pytest.mark.scenario("away for longer than its lease, its locks are another's; power cut")
+@pytest.mark.parametrize(("protocol", "kind"), [("4.1", "on"), ("4.1", "off")])
+def test_who_lost_its_lease_reclaims_nothing(
+    rig: Rig, record: Record, protocol: str, kind: str
+) -> None:
+    """It is back first, in the grace period. The control: nothing is mirrored while it is away."""
+    trial = steady(rig, protocol, times=Grace(45, 45, 15))
+    away, heir = rig["client"], rig["rival"]
+    if kind == "off":
+        trial.active.run("pkill -STOP -f '^nfslock (supervise|propagate)'")
+    away.freeze()
+    trial.forget(away)
+    trial.wait_rivals("granted", timeout=120)
+    trial.owners += [locks.owner(heir, [file], how) for file, how in KINDS.items()]
+    if kind == "on":
+        trial.active.wait_until("nfslock status | grep -q 'v4_records *1$'", 60)
+    trial.allowed = ["lost [0-9]+ locks", "reclaim failed"]
+    trial.power_cut()
+    heir.freeze()
+    trial.start(trial.other())
+    away.thaw()
+    trial.wait_reclaimed(away)
+    back = trial.reclaimed_by(away)
+    trial.thaw(heir)
+    if kind == "off":
+        assert back, "the control does not show what the records are for"
+        record.finish(trial, "reclaimed what was another's, as it must be")
+        return
+    assert not back
+    record.finish(trial, trial.verdict())
 
 
 @pytest.mark.scenario("power cut, v4_records=direct")

@@ -18,6 +18,7 @@ from .machine import Machine
 from .rig import Rig
 
 BYTES, WHOLE = "byte-range", "whole-file"
+KINDS = {BYTES: "posix", WHOLE: "flock"}
 #: Seconds between two looks into a machine, or through the whole recording.
 LOOK = 0.2
 
@@ -112,6 +113,10 @@ class Trial:
             machine.reset()
         else:
             machine.crash()
+        self.forget(machine)
+
+    def forget(self, machine: Machine) -> None:
+        """From now on nobody owes the programs on this machine a lock."""
         for program in (*self.owners, *self.rivals):
             if program.machine is machine:
                 program.died_at = time.monotonic()
@@ -155,9 +160,8 @@ class Trial:
     def take_locks(self) -> None:
         """`client` takes its two locks, and `rival` has found that it does not get them."""
         client, rival = self.rig["client"], self.rig["rival"]
-        kinds = {BYTES: "posix", WHOLE: "flock"}
-        self.owners = [locks.owner(client, [file], kind) for file, kind in kinds.items()]
-        self.rivals = [locks.rival(rival, [file], kind) for file, kind in kinds.items()]
+        self.owners = [locks.owner(client, [file], kind) for file, kind in KINDS.items()]
+        self.rivals = [locks.rival(rival, [file], kind) for file, kind in KINDS.items()]
         self.wait_rivals("denied")
 
     # -- what is waited for
@@ -206,6 +210,11 @@ class Trial:
             lambda: not self.v4_in_grace() or self._all_reclaimed(programs),
             "NFSv4 clients reclaim", timeout, self._reclaims, LOOK,
         )  # fmt: skip
+
+    def reclaimed_by(self, machine: Machine) -> set[str]:
+        """What the server has let the clients on this machine reclaim: OPEN, LOCK."""
+        sources = {p.address for p in self.owners if p.machine is machine}
+        return {r.what for r in self._reclaims() if r.source in sources} - {"RECLAIM_COMPLETE"}
 
     def _reclaims(self) -> set[frames.Reclaim]:
         """What the server has granted of what clients reclaimed since the start."""

@@ -20,6 +20,9 @@ SUITE = os.environ.get("SUITE", "trixie")
 with_sessions = pytest.mark.parametrize(
     "protocol", ["4.1", pytest.param("4.2", marks=pytest.mark.full)]
 )
+each_version = pytest.mark.parametrize("protocol", [
+    pytest.param("4.0", marks=pytest.mark.full), "4.1", pytest.param("4.2", marks=pytest.mark.full)
+])
 
 
 def rival_first(
@@ -150,7 +153,9 @@ def test_running_nfsd(rig: Rig, record: Record, protocol: str) -> None:
 
 
 @pytest.mark.scenario("away for longer than its lease, its locks are another's; power cut")
-@pytest.mark.parametrize(("protocol", "kind"), [("4.1", "on"), ("4.1", "off")])
+@pytest.mark.parametrize(
+    ("protocol", "kind"), [("4.1", "on"), pytest.param("4.1", "off", marks=pytest.mark.full)]
+)
 def test_who_lost_its_lease_reclaims_nothing(
     rig: Rig, record: Record, protocol: str, kind: str
 ) -> None:
@@ -182,7 +187,7 @@ def test_who_lost_its_lease_reclaims_nothing(
 
 
 @pytest.mark.scenario("power cut, v4_records=direct")
-@pytest.mark.parametrize("protocol", ["4.0", "4.1", "4.2"])
+@each_version
 def test_direct(rig: Rig, record: Record, protocol: str) -> None:
     trial = steady(rig, protocol, v4_records="direct")
     trial.power_cut()
@@ -191,7 +196,7 @@ def test_direct(rig: Rig, record: Record, protocol: str) -> None:
 
 
 @pytest.mark.scenario("planned move, then a power cut within the grace period, v4_records=direct")
-@pytest.mark.parametrize("protocol", ["4.0", "4.1", "4.2"])
+@each_version
 def test_direct_move(rig: Rig, record: Record, protocol: str) -> None:
     trial = steady(rig, protocol, v4_records="direct")
     trial.fault()
@@ -207,10 +212,10 @@ def test_direct_move(rig: Rig, record: Record, protocol: str) -> None:
 @pytest.mark.skipif(SUITE != "bookworm", reason="Linux 6.1 is the last here with the older forms")
 @pytest.mark.parametrize(("tracking", "protocol", "kind"), [
     pytest.param("nfsdcltrack", "4.1", "on", marks=pytest.mark.quick),
-    pytest.param("nfsdcltrack", "4.1", "off", marks=pytest.mark.quick),
+    pytest.param("nfsdcltrack", "4.1", "off", marks=pytest.mark.full),
     pytest.param("nfsdcltrack", "4.0", "on", marks=pytest.mark.full),
     pytest.param("v4recovery", "4.0", "on", marks=pytest.mark.quick),
-    pytest.param("v4recovery", "4.0", "off", marks=pytest.mark.quick),
+    pytest.param("v4recovery", "4.0", "off", marks=pytest.mark.full),
     pytest.param("v4recovery", "4.2", "on", marks=pytest.mark.full),
 ])
 def test_older_forms(

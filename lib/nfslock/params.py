@@ -198,9 +198,9 @@ PARAMETERS = (
         parse_addresses,
     ),
     Parameter(
-        "nfs_versions", "string", "3", "NFS versions whose locks are kept",
+        "nfs_versions", "string", "3,4", "NFS versions whose locks are kept",
         "3 keeps the locks of NFSv2 and NFSv3 clients (rpc.statd); 3,4 those of NFSv4 clients, "
-        "too (nfsd's recovery records).",
+        "too (nfsd's recovery records). 3 is for servers that do not offer NFSv4.",
         parse_versions,
     ),
     Parameter(

@@ -81,7 +81,8 @@ def _detect(system: System) -> str:
     raise MissingError(
         "nothing keeps NFSv4 recovery records on this node: nfsdcld is not installed or masked"
         + ("" if legacy else " and this kernel has no other way")
-        + "; install it (nfs-kernel-server, nfs-utils) and unmask nfsdcld.service")
+        + "; install it (nfs-kernel-server, nfs-utils) and unmask nfsdcld.service, or set "
+        "nfs_versions=3 if this server does not offer NFSv4")
 
 
 def _will_start(system: System) -> bool:

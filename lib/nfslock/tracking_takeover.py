@@ -76,7 +76,8 @@ class Takeover:
                 "nfsd already runs on this node: it reads the NFSv4 recovery records when it "
                 "starts, so clients could not reclaim here. Put this resource before nfsserver in "
                 "the group and keep nfs-server.service disabled at boot, or set "
-                "takeover_running_nfsd=restart (every client of the node gets a grace period)")
+                "takeover_running_nfsd=restart (every client of the node gets a grace period), or "
+                "nfs_versions=3 if this server does not offer NFSv4")
         self.scope()
         self._local().read()
         Held(self.system, self.holding).read()

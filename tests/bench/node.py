@@ -78,6 +78,7 @@ class Node:
             "OCF_RESKEY_holding_dir": str(HOLDING),
             "OCF_RESKEY_propagate_interval": "200ms",
             "OCF_RESKEY_ip": rig.VIP,
+            "OCF_RESKEY_nfs_versions": "3",
             "HA_LOGFACILITY": "none",
             "HA_LOGFILE": str(rig.OUT / "agent.log"),
         }

@@ -41,7 +41,8 @@ class Agent:
 
     def __init__(self, instance: str = "locks", **parameters: str | None) -> None:
         self.instance = instance
-        defaults = {"holding_dir": HOLDING, "propagate_interval": "500ms", "ip": VIP}
+        defaults = {
+            "holding_dir": HOLDING, "propagate_interval": "500ms", "ip": VIP, "nfs_versions": "3"}
         self.parameters: dict[str, str | None] = {**defaults, **parameters}
 
     def environment(self, action: str, interval: int, timeout: float, level: int) -> dict[str, str]:

@@ -186,8 +186,9 @@ def test_who_lost_its_lease_reclaims_nothing(
     record.finish(trial, trial.verdict())
 
 
+@pytest.mark.full
 @pytest.mark.scenario("power cut, v4_records=direct")
-@each_version
+@pytest.mark.parametrize("protocol", ["4.0", "4.1", "4.2"])
 def test_direct(rig: Rig, record: Record, protocol: str) -> None:
     trial = steady(rig, protocol, v4_records="direct")
     trial.power_cut()

@@ -44,12 +44,13 @@ def rig() -> Iterator[Rig]:
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Iterator[report.Record]:
     """The row of this test: scenario and driver from its `scenario` marker, kind and protocol from
-    its parameters."""
+    its parameters. What stands in braces in the scenario is a parameter, too."""
     marker = request.node.get_closest_marker("scenario")
     chosen = request.node.callspec.params if hasattr(request.node, "callspec") else {}
     kind = chosen.get("kind", marker.kwargs.get("kind", "on"))
     protocol = chosen.get("protocol", "3")
-    row = report.Record(marker.args[0], marker.kwargs.get("driver", "hand"), protocol, kind)
+    scenario = marker.args[0].format(**chosen)
+    row = report.Record(scenario, marker.kwargs.get("driver", "hand"), protocol, kind)
     yield row
     if request.node.stash.get(_SKIPPED, False):
         return

@@ -253,11 +253,10 @@ def test_rebooting_client(rig: Rig, record: Record, protocol: str, kind: str) ->
 
 
 @pytest.mark.full
-@pytest.mark.scenario("agent killed at a random point of start")
+@pytest.mark.scenario("agent killed at a random point of start (seed {seed})")
 @pytest.mark.parametrize("seed", range(4))
 def test_agent_killed_in_start(rig: Rig, record: Record, seed: int) -> None:
     trial = steady(rig, "3")
-    record.scenario += f" (seed {seed})"
     chance = random.Random(seed)
     node = trial.other()
     trial.power_cut()

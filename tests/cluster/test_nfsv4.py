@@ -80,7 +80,6 @@ def test_rival_is_back_first_control(rig: Rig, record: Record, protocol: str) ->
 ])
 @with_sessions
 def test_times(rig: Rig, record: Record, protocol: str, times: Grace) -> None:
-    record.scenario = f"power cut, grace period and lease of {times.grace} s"
     trial = steady(rig, protocol, times=times)
     trial.power_cut()
     trial.start(trial.other())
@@ -222,7 +221,6 @@ def test_direct_move(rig: Rig, record: Record, protocol: str) -> None:
 def test_older_forms(
     rig: Rig, record: Record, tracking: str, protocol: str, kind: str
 ) -> None:
-    record.scenario = f"power cut, nfsd without nfsdcld: {tracking}"
     trial = steady(rig, protocol, kind == "on", tracking=tracking)
     if trial.protected:
         assert f"v4_tracking  {tracking}" in trial.active.out("nfslock", "status")

@@ -177,7 +177,9 @@ LASTS = {"start": 3.0, "stop": 1.5}
 
 @pytest.mark.full
 @pytest.mark.timeout(3 * 3600)
-@pytest.mark.scenario("planned move, agent killed in stop and in start", driver="Pacemaker")
+@pytest.mark.scenario(
+    "planned move, agent killed in stop and in start (part {part})", driver="Pacemaker"
+)
 @pytest.mark.parametrize("protocol", ["3"])
 @pytest.mark.parametrize("part", [1, 2])
 def test_agent_killed(
@@ -215,7 +217,6 @@ def test_agent_killed(
         with capsys.disabled():
             print(f"\nturn {turn}: {outcome}, killed in {[a for a in killed if killed[a]]}")
     assert all(hits.values()), f"never killed: {hits}"
-    record.scenario += f" (part {part})"
     record.finish(trial, f"kept; killed in {hits['stop']} stops and {hits['start']} starts")
 
 

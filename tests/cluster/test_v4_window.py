@@ -71,12 +71,13 @@ def known(trial: Trial) -> int:
 
 
 @pytest.mark.full
-@pytest.mark.scenario("power cuts after the first RECLAIM_COMPLETE, v4_records={records}")
+@pytest.mark.scenario(
+    f"{CUTS} power cuts after the first RECLAIM_COMPLETE, v4_records={{records}}"
+)
 @pytest.mark.parametrize("records", ["mirror", "direct"])
 def test_window(
     rig: Rig, record: Record, records: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record.scenario = f"{CUTS} power cuts after the first RECLAIM_COMPLETE, v4_records={records}"
     record.protocol = "4.1"
     trial = unmounted(rig, records)
     dice, gaps, lost = random.Random(7), [], []

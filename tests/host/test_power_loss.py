@@ -59,8 +59,7 @@ class Stage:
         service.start(node)
         owner = service.owner(node)
         self.promised.show(position(recording), owner["generation"], owner["state"])
-        for step in (service.serve, service.export, service.address):
-            step(node)
+        service.complete(node)
 
     def lock(self, node: Node, *names: str) -> None:
         """Clients' first locks: statd's answer is what lockd waits for before it grants one."""

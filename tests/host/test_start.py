@@ -253,8 +253,7 @@ def test_statd_whose_port_is_taken_for_a_moment(mounted: Cluster) -> None:
     service, a = mounted.service, mounted.a
     taken_port(a, 1)
     service.start(a)
-    for step in (service.serve, service.export, service.address):
-        step(a)
+    service.complete(a)
     wait_until(lambda: "started again" in service.log(a), "started again")
     wait_until(lambda: service.phase(a) == "notifying", "clients are told",
                otherwise=lambda: service.told(a))
@@ -267,8 +266,7 @@ def test_statd_whose_port_is_taken(mounted: Cluster) -> None:
     service, a = mounted.service, mounted.a
     taken_port(a, 60)
     service.start(a)
-    for step in (service.serve, service.export, service.address):
-        step(a)
+    service.complete(a)
     wait_until(lambda: "is its port taken" in service.log(a), "given up")
     assert "rpc.statd" in service.status(a)["waiting_for"]
     with pytest.raises(ConnectionRefusedError):

@@ -132,8 +132,7 @@ def test_a_record_from_an_earlier_stay_gives_nothing_back(both: Cluster) -> None
     assert sorted(daemon.grace_start()) == sorted([A, C])
     daemon.create(A)
     daemon.grace_done()
-    for step in (service.serve, service.export, service.address):
-        step(b)
+    service.complete(b)
     is_held(b, service, A)
     b.power_off()
     service.mount(a)
@@ -282,8 +281,7 @@ def test_who_only_reclaimed_stays_held_while_it_has_a_lease(both: Cluster, recor
     service.mount(b)
     service.start(b)
     daemon.greet()
-    for step in (service.serve, service.export, service.address):
-        step(b)
+    service.complete(b)
     wait_until(lambda: service.phase(b) == "settled", "settled", otherwise=lambda: service.log(b))
     assert sorted(daemon.grace_start()) == sorted([B, C])
     running_nfsd(b)
@@ -353,8 +351,7 @@ def test_clients_from_before_get_their_delegations_back_once(both: Cluster) -> N
     service.mount(a)
     service.start(a)
     assert a.read(LEASES) == "1\n"
-    for step in (service.serve, service.export, service.address):
-        step(a)
+    service.complete(a)
     wait_until(lambda: a.read(LEASES) == "0\n", "off", otherwise=lambda: service.log(a))
     wait_until(lambda: "no NFSv4 client has a delegation" in service.log(a), "noted",
                otherwise=lambda: service.log(a))

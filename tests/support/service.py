@@ -158,7 +158,13 @@ class Service:
 
     def bring_up(self, node: Node) -> None:
         """Start the group."""
-        for step in (self.mount, self.start, self.serve, self.export, self.address):
+        self.mount(node)
+        self.start(node)
+        self.complete(node)
+
+    def complete(self, node: Node) -> None:
+        """Start what comes after nfslock in the group."""
+        for step in (self.serve, self.export, self.address):
             step(node)
 
     def bring_down(self, node: Node) -> None:

@@ -287,7 +287,10 @@ class Propagator:
         pause: list[float | None] = []
         now = self.system.monotonic()
         self._guarded(lambda: pause.append(self.announcement.tick(now)))
-        pause.append(self.tickler.tick(now, self.announcement.ready_since))
+        again = self.tickler.tick(now, self.announcement.ready_since)
+        pause.append(again)
+        if again is not None:
+            self._guarded(lambda: self.tickler.record(self.announcement.ready_since))
         sender = self.announcement.sender
         self.loop.follow(sender.filenos() if sender is not None else ())
         told = (self.announcement.ready_since, self.announcement.waiting_for,

@@ -4,8 +4,8 @@
 The neighbours hear first where the address is now: the segments' answers must come here.
 
 Never needed for safety: a lost record or segment costs one client some seconds, so the list is
-written at most once a sweep, and no failure here fails anything. Nobody is ever sent a segment who
-was not recorded as a peer.
+written at most once a sweep or a round of tickling, and no failure here fails anything. Nobody is
+ever sent a segment who was not recorded as a peer.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class Tickler:
             return _PAUSE
         self._lot = 0
         del self._rounds[0]
+        self._next_look = 0.0  # who has answered the round before is connected by now
         if not self._rounds:
             ocf.logger.info("%d connections of the last owner tickled", len(self.targets))
             self.close()
@@ -110,9 +111,13 @@ class Tickler:
         return sock
 
     def record(self, ready_since: float | None) -> None:
-        """Write down the established connections, if they have changed; not before all is sent."""
+        """Write down the established connections, if they have changed.
+
+        While clients are being tickled, with the last owner's: who has not come back yet may have
+        to be tickled by the next one.
+        """
         began = self.system.monotonic()
-        if ready_since is None or self._rounds or not self.addresses or began < self._next_look:
+        if ready_since is None or not self.addresses or began < self._next_look:
             return
         ports = self._service_ports()
         began = self.system.monotonic()
@@ -121,7 +126,7 @@ class Tickler:
         self._next_look = now + min(max(_SHORTEST, _SHARE * (now - began)), _LONGEST)
 
     def _look(self, ports: set[int]) -> None:
-        found: set[tickle.Connection] = set()
+        found = set(self.targets if self._rounds else ())
         for table in ("tcp", "tcp6"):
             try:
                 text = self.system.read(f"{self.system.proc}/net/{table}", 1 << 26).decode()

@@ -13,8 +13,17 @@ from tests.support.service import HOLDING, VIP, Cluster, ip_of
 from tests.support.wait import wait_until
 
 
-def taken_over(cluster: Cluster) -> tuple[socket.socket, Node]:
-    """A client connected to A's nfsd; A died without a word on the wire; B has taken over."""
+def recorded(node: Node, connection: socket.socket) -> bool:
+    """Whether this connection of a client is on the node's list."""
+    address, port = connection.getsockname()
+    return f"{VIP} 2049 {address} {port}\n" in node.read(f"{HOLDING}/connections")
+
+
+def taken_over(cluster: Cluster, **there: str) -> tuple[socket.socket, Node]:
+    """A client connected to A's nfsd; A died without a word on the wire; B has taken over.
+
+    `there`: parameters that are other ones on B.
+    """
     service, a, b = cluster.service, cluster.a, cluster.b
     service.bring_up(a)
     cluster.lock(a)
@@ -23,13 +32,11 @@ def taken_over(cluster: Cluster) -> tuple[socket.socket, Node]:
     connection.settimeout(10)
     connection.connect((VIP, 2049))
     connection.setblocking(False)
-    peer = connection.getsockname()
     if service.agent.parameters["tickle"] == "yes":
-        wait_until(
-            lambda: f"{VIP} 2049 {peer[0]} {peer[1]}\n" in a.read(f"{HOLDING}/connections"),
-            "the connection is recorded")
+        wait_until(lambda: recorded(a, connection), "the connection is recorded")
     a.run("ip", "link", "set", "dev", "eth0", "down")
     a.power_off()
+    service.agent.parameters.update(there)
     service.bring_up(b)
     for client in cluster.clients:
         wait_until(client.accepted, f"{client.name} is told")
@@ -61,6 +68,20 @@ def test_without_tickling_it_hangs_on(new_cluster: Callable[..., Cluster]) -> No
         assert alive(connection)
         connection.send(b"\x80\0\0\x04ping")
         wait_until(lambda: not alive(connection), "the client's own segment is answered by a reset")
+
+
+def test_who_comes_back_is_on_record_before_the_next_sweep(
+    new_cluster: Callable[..., Cluster]
+) -> None:
+    """A second power cut may follow a takeover at once."""
+    cluster = new_cluster(tickle="yes")
+    connection, b = taken_over(cluster, propagate_interval="300")
+    with connection:
+        wait_until(lambda: not alive(connection), "the client's connection is reset")
+        with cluster.clients[0].socket(socket.AF_INET, socket.SOCK_STREAM) as again:
+            again.settimeout(10)
+            again.connect((VIP, 2049))
+            wait_until(lambda: recorded(b, again), "the new connection is recorded")
 
 
 @pytest.mark.parametrize("line", ["203.0.113.9 2049 192.0.2.101 700\n", "rubbish\n\n", ""])

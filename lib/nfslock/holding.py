@@ -6,6 +6,7 @@
     HOLDING/state        the service's NSM state number (native int, odd, only grows)
     HOLDING/notify/CLIENT  clients that are still to be notified
     HOLDING/nfsdcld/main.sqlite, HOLDING/v4recovery/MD5   NFSv4 recovery records, in two forms
+    HOLDING/nfsd_started  the second in which the owner's nfsd was started (birthday.py)
     HOLDING/connections  TCP connections of the clients, to be tickled after a takeover
     HOLDING/reserve      space for records and a takeover when the disk is full (reserve.py)
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 DIRECTORIES = ("sm", "notify")
 _OURS = frozenset(
-    ("owner.json", "state", "connections", "nfsdcld", "v4recovery", reserve.NAME, *DIRECTORIES))
+    ("owner.json", "state", "connections", "nfsdcld", "v4recovery", "nfsd_started", reserve.NAME,
+     *DIRECTORIES))
 #: A filesystem keeps these in its root for itself.
 _HARMLESS = frozenset(("lost+found", ".snapshot", ".snapshots"))
 #: Filesystems that do not outlive their node (statfs(2) names in mountinfo).

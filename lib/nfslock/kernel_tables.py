@@ -8,6 +8,7 @@ Devices are MAJOR:MINOR in decimal, as mountinfo has them: that is the superbloc
 from __future__ import annotations
 
 import re
+import sys
 from typing import NamedTuple
 
 TYPE_CHECKING = False
@@ -161,6 +162,20 @@ def parse_leased(info: str) -> bytes:
     if lines.get("status", "").strip() != "confirmed" or len(name) < 2:
         return b""
     return _HEX.sub(lambda found: bytes([int(found[1], 16)]), _bytes(name[1:-1]))
+
+
+def parse_birthday(info: bytes) -> int:
+    """When nfsd was started, by a client's /proc/fs/nfsd/clients/N/info; ValueError without an id.
+
+    Seconds since 1970, modulo 2**32: the first half of the client id, which is shown as one number
+    of this machine's (fs/nfsd/nfs4state.c, client_info_show).
+    """
+    for line in info.splitlines():
+        name, _, value = line.partition(b": ")
+        if name == b"clientid":
+            whole = int(value, 16).to_bytes(8, sys.byteorder)
+            return int.from_bytes(whole[:4], sys.byteorder)
+    raise ValueError("no client id")
 
 
 def honours_kill(status: str) -> bool:

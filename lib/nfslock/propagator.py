@@ -14,7 +14,7 @@ import json
 import os
 import signal
 
-from . import delegations, errors, kernel, nsm, params, plan, supervise
+from . import birthday, delegations, errors, kernel, nsm, params, plan, supervise
 from ._vendor import ocf
 from .announce import Announcement
 from .callout_server import CalloutServer
@@ -198,14 +198,15 @@ class Propagator:
         self._caught_up = missed
         if self.recovery is not None:
             yield from self.recovery.steps(self._settled)
-            if not self.config.v4_delegations and self._settled():
-                self._no_delegations = delegations.follow(
-                    self.runtime, self.recovery.held.database, self._no_delegations)
+            if self._settled():
+                birthday.note(self.system, self.holding)
+                if not self.config.v4_delegations:
+                    self._no_delegations = delegations.follow(
+                        self.runtime, self.recovery.held.database, self._no_delegations)
         self._check_server()
         self.mirror.expire(
             plan.patience(self.config.propagate_interval), self.announcement.ready_since)
         self.announcement.flush()
-        self.tickler.record(self.announcement.ready_since)
         self.holding.keep_reserve()
 
     def _advance(self, now: float) -> None:
@@ -287,10 +288,8 @@ class Propagator:
         pause: list[float | None] = []
         now = self.system.monotonic()
         self._guarded(lambda: pause.append(self.announcement.tick(now)))
-        again = self.tickler.tick(now, self.announcement.ready_since)
-        pause.append(again)
-        if again is not None:
-            self._guarded(lambda: self.tickler.record(self.announcement.ready_since))
+        self._guarded(lambda: self.tickler.record(self.announcement.ready_since))
+        pause.append(self.tickler.tick(now, self.announcement.ready_since))
         sender = self.announcement.sender
         self.loop.follow(sender.filenos() if sender is not None else ())
         told = (self.announcement.ready_since, self.announcement.waiting_for,

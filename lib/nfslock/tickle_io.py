@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: When each connection is tickled, in seconds after the service stands.
 _TIMES = (0.0, 0.3, 1.0, 2.5)
+#: Seconds after a round in which its clients have connected anew: then they are looked for.
+_ANSWERED = 0.2
 #: Segments sent at once, and seconds until the next lot: no burst that a switch would drop.
 _LOT, _PAUSE = 200, 0.01
 #: Ports of nfsd and rpcbind; those of the others are asked of rpcbind.
@@ -47,10 +49,11 @@ class Tickler:
         #: What the last owner had, each round of it still to be tickled.
         self.targets = sorted(
             c for c in tickle.decode(self._written) if c[0] in self.addresses)
-        self._rounds = list(_TIMES) if self.targets else []
+        self._rounds = list(_TIMES) if self.addresses else []
         self._lot = 0
         self._ports: set[int] = set()
-        self._ports_until = self._next_look = 0.0
+        self._ports_until = 0.0
+        self._next_look = float("inf")  # nothing to see before the first round
         self.sent = 0
         self._sockets: dict[str, socket.socket] = {}
 
@@ -76,9 +79,10 @@ class Tickler:
             return _PAUSE
         self._lot = 0
         del self._rounds[0]
-        self._next_look = 0.0  # who has answered the round before is connected by now
+        self._next_look = now + _ANSWERED
         if not self._rounds:
-            ocf.logger.info("%d connections of the last owner tickled", len(self.targets))
+            if self.targets:
+                ocf.logger.info("%d connections of the last owner tickled", len(self.targets))
             self.close()
             return None
         return max(0.0, ready_since + self._rounds[0] - now)
@@ -111,9 +115,9 @@ class Tickler:
         return sock
 
     def record(self, ready_since: float | None) -> None:
-        """Write down the established connections, if they have changed.
+        """Write down the established connections, if they have changed and it is time to look.
 
-        While clients are being tickled, with the last owner's: who has not come back yet may have
+        In the rounds of tickling together with the last owner's: who has not come back yet may have
         to be tickled by the next one.
         """
         began = self.system.monotonic()

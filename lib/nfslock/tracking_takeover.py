@@ -8,7 +8,17 @@ the nfsd under which this very service has been running without a stop.
 
 from __future__ import annotations
 
-from . import clients, delegations, grace, kernel, recovery, scope, tracking, tracking_direct
+from . import (
+    birthday,
+    clients,
+    delegations,
+    grace,
+    kernel,
+    recovery,
+    scope,
+    tracking,
+    tracking_direct,
+)
 from ._vendor import ocf
 from .errors import ConfigError, NodeError
 from .holding import Holding
@@ -85,6 +95,8 @@ class Takeover:
             grace.check(self.system)
         else:
             grace.repairable(self.system)
+        if not (running and self._is_ours(before)):
+            birthday.avoid(self.system, self.holding)
 
     def validate(self, before: Owner | None) -> None:
         """What validate-all looks at on this node, whether the service runs or not."""

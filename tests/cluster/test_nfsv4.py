@@ -10,7 +10,7 @@ from typing import Callable
 
 import pytest
 
-from tests.support.vm import audits, frames, locks, service
+from tests.support.vm import audits, frames, layout, locks, service
 from tests.support.vm.report import Record
 from tests.support.vm.rig import Rig
 from tests.support.vm.service import Grace
@@ -131,6 +131,34 @@ def test_scope_reset(rig: Rig, record: Record, protocol: str) -> None:
     trial.start(trial.other())
     trial.recover()
     record.finish(trial, "monitor said so; kept")
+
+
+@pytest.mark.full
+@pytest.mark.scenario("power cut, by the adoptive node's clock nfsd starts in the same second")
+@pytest.mark.parametrize(("protocol", "kind"), [("4.0", "on"), ("4.0", "off")])
+def test_same_second(rig: Rig, record: Record, protocol: str, kind: str) -> None:
+    """By that second an NFSv4.0 client id is told from another nfsd's. The control: nothing is on
+    record of it."""
+    trial = steady(rig, protocol)
+    on_record = f"{layout.HOLDING}/nfsd_started"
+    trial.active.wait_until(f"test -s {on_record}")
+    second = int(trial.active.read(on_record))
+    if kind == "off":
+        trial.active.run(f"pkill -STOP -f '^nfslock (supervise|propagate)'; rm {on_record} && sync")
+    trial.power_cut()
+    node = trial.other()
+    node.run(f"date -s @{second - 10}")
+    # nfsd is started in that second, unless it is over.
+    node.write("/usr/local/sbin/rpc.nfsd", f"""#!/bin/sh
+        test $(date +%s) -gt {second} || date -s @{second}
+        exec /usr/sbin/rpc.nfsd "$@"\n""", 0o755)
+    trial.allowed = ["this node's clock is about to pass the second"]
+    trial.start(node)
+    if kind == "off":
+        trial.lose()
+        record.finish(trial, "lost, as it must be")
+        return
+    record.finish(trial, trial.verdict())
 
 
 @pytest.mark.scenario("power cut, nfsd already runs on the adoptive node")

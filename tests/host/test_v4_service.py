@@ -8,6 +8,7 @@ real clients then reclaim is seen in the cluster tier.
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Callable
 
 import pytest
@@ -258,12 +259,12 @@ def running_nfsd(node: Node, **files: str) -> None:
         node.path(f"/proc/fs/nfsd/{name}").write_text(text)
 
 
-def leased(node: Node, number: int, owner: bytes) -> None:
-    """Let nfsd say that it has this client, whose lease stands (client_info_show)."""
+def leased(node: Node, number: int, owner: bytes, started: int = 1) -> None:
+    """Let nfsd, started in that second, have this client, whose lease stands (client_info_show)."""
     place = node.path(f"/proc/fs/nfsd/clients/{number}")
     place.mkdir(parents=True)
     (place / "info").write_text(
-        f'clientid: 0x1\naddress: "192.0.2.10:999"\nstatus: confirmed\n'
+        f'clientid: {number << 32 | started:#x}\naddress: "192.0.2.10:999"\nstatus: confirmed\n'
         f'seconds from last renew: 3\nname: "{owner.decode()}"\nminor version: 0\n')
 
 
@@ -292,6 +293,27 @@ def test_who_only_reclaimed_stays_held_while_it_has_a_lease(both: Cluster, recor
     is_held(b, service)
     service.stop(b)
     service.umount(b)
+
+
+def test_nfsd_does_not_start_in_the_second_of_the_last_owners(both: Cluster) -> None:
+    """As it could if the clocks are apart. Here they are one, and A's nfsd is of the future."""
+    service, a, b = both.service, both.a, both.b
+    served(a, C)
+    service.mount(a)
+    service.start(a)
+    service.complete(a)
+    running_nfsd(a)
+    second = int(time.time()) + 8
+    leased(a, 3, C, second)
+    wait_until(lambda: a.path(f"{HOLDING}/nfsd_started").exists(), "the second is on record")
+    assert a.read(f"{HOLDING}/nfsd_started") == f"{second}\n"
+    a.power_off()
+    Nfsdcld(b)
+    service.mount(b)
+    assert time.time() < second, "this machine is too busy"
+    service.start(b)
+    assert time.time() > second
+    assert "waiting for" in service.log(b)
 
 
 def test_a_running_nfsd_is_refused(both: Cluster) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfslock import kernel_tables, recovery
+from nfslock import birthday, kernel_tables, recovery
 from nfslock.errors import ConfigError, Error, NodeError
 from nfslock.system import System
 from nfslock.tracking import find
@@ -440,3 +441,18 @@ def test_nfs_conf_says_where(tmp_path: Path) -> None:
 ])
 def test_who_has_a_lease(info: str, owner: bytes) -> None:
     assert kernel_tables.parse_leased(info) == owner
+
+
+@pytest.mark.skipif(sys.byteorder == "big", reason="the number is a little-endian machine's")
+def test_when_nfsd_was_started() -> None:
+    info = b'clientid: 0x1b6925ff3c\naddress: "192.0.2.10:999"\nname: "a\\x0aclientid: 0x5"\n'
+    assert kernel_tables.parse_birthday(info) == 0x6925FF3C
+    with pytest.raises(ValueError):
+        kernel_tables.parse_birthday(b"")
+
+
+@pytest.mark.parametrize(("second", "now", "seconds"), [
+    (None, 1000, 0), (1000, 1001, 0), (1000, 1000, 1), (1000, 995, 6), (1000, 900, 0),
+])
+def test_how_long_nfsds_start_is_put_off(second: int | None, now: int, seconds: int) -> None:
+    assert birthday.pause(second, now) == seconds

@@ -22,16 +22,19 @@ NFSV4 = ("4.0", "4.1", "4.2")
 QUICK = ("3-on", "3-off")
 
 
-def rows(*protocols: str, quick: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+def rows(
+    *protocols: str, quick: tuple[str, ...] = (), full: tuple[str, ...] = ()
+) -> pytest.MarkDecorator:
     """Each protocol with the locks protected, and its control ("PROTOCOL-KIND").
 
-    Those in `quick` are part of the quick set; other controls belong to the full set only.
+    Those in `quick` are part of the quick set; those in `full` and other controls belong to the
+    full set only.
     """
     found = []
     for protocol in protocols:
         for kind in ("on", "off"):
             row = f"{protocol}-{kind}"
-            marks = [pytest.mark.full] if kind == "off" else []
+            marks = [pytest.mark.full] if kind == "off" or row in full else []
             if row in quick:
                 marks = [pytest.mark.quick]
             found.append(pytest.param(protocol, kind, marks=marks, id=row))
@@ -69,7 +72,7 @@ def lock_and_cut(trial: Trial) -> float:
 
 
 @pytest.mark.scenario("power cut within 0.1 s of a client's first lock")
-@rows("3", "4.1", "4.2", quick=QUICK)
+@rows("3", "4.1", "4.2", quick=QUICK, full=("4.2-on",))
 def test_first_lock_then_power_cut(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     """An NFSv4.0 client is recorded at its first open, and nothing waits for the copy of that: the
     window that remains there is test_v4_window's."""
@@ -209,7 +212,7 @@ def test_dead_client(rig: Rig, record: Record, protocol: str, kind: str) -> None
 
 
 @pytest.mark.scenario("power cut, 20 clients with 200 locks")
-@rows("3", "4.1")
+@rows("3", "4.1", full=("4.1-on",))
 def test_many_clients(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = crowd(rig, protocol, kind == "on")
     trial.power_cut()
@@ -218,7 +221,7 @@ def test_many_clients(rig: Rig, record: Record, protocol: str, kind: str) -> Non
 
 
 @pytest.mark.scenario("the clients' network is cut for 15 s, and heals")
-@pytest.mark.parametrize("protocol", ["3", "4.1"])
+@pytest.mark.parametrize("protocol", ["3", pytest.param("4.1", marks=pytest.mark.full)])
 def test_network_heals(rig: Rig, record: Record, protocol: str) -> None:
     """No takeover, so nobody is told anything, and with lock_migration=no it is the same."""
     trial = steady(rig, protocol)

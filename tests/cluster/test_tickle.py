@@ -57,7 +57,7 @@ def after_address(times: Times) -> float:
 
 
 @pytest.mark.scenario("I/O after a power cut, by when the address is back")
-@pytest.mark.parametrize("protocol", ["3", "4.1"])
+@pytest.mark.parametrize("protocol", ["3", pytest.param("4.1", marks=pytest.mark.full)])
 def test_io_is_back_with_the_address(rig: Rig, record: Record, protocol: str) -> None:
     trial = steady(rig, protocol)
     without, _ = take_over(trial, "no")

@@ -204,6 +204,33 @@ class ClusterTrial(Trial):
         self.active.run(f"crm_resource --move -r service -N {node}", timeout=60)
 
 
+#: What the service's state depends on.
+SOURCES = ("lib/**/*.py", "lib/**/*.c", "agents/*", "tests/support/vm/*.py",
+           "tests/support/vm/programs/*")
+
+
+def standing(rig: Rig, kind: str) -> tuple[service.Resource, ...]:
+    """Be in the state in which the cluster has the service running on node-a, and no client of it.
+
+    Returns its resources.
+    """
+    resources = service.group(
+        kind != "off", "3,4", stock=kind == "stock", unlock=kind == "unlock"
+    )
+
+    def make() -> None:
+        online(rig)
+        service.equip(rig, setup=kind != "stock")
+        node = rig["node-a"]
+        node.write("/run/group.xml", group(resources))
+        node.run("cibadmin --modify --allow-create -o configuration --xml-file /run/group.xml")
+        ClusterTrial(rig, "3", resources).take_over("node-a")
+        wait_online(node, 2)
+
+    rig.state(f"service-{kind}", make, service.digest(*SOURCES))
+    return resources
+
+
 def steady(rig: Rig, protocol: str, kind: str = "on") -> ClusterTrial:
     """The steady state under Pacemaker.
 
@@ -212,25 +239,12 @@ def steady(rig: Rig, protocol: str, kind: str = "on") -> ClusterTrial:
     """
 
     def make() -> ClusterTrial:
-        online(rig)
-        archive = service.product()
-        for machine in rig.machines.values():
-            service.equip(machine, archive, setup=kind != "stock")
-        versions = "3" if protocol == "3" else "3,4"
-        resources = service.group(
-            kind != "off", versions, stock=kind == "stock", unlock=kind == "unlock"
-        )
-        trial = ClusterTrial(rig, protocol, resources)
-        trial.fault()
-        node = rig["node-a"]
-        node.write("/run/group.xml", group(resources))
-        node.run("cibadmin --modify --allow-create -o configuration --xml-file /run/group.xml")
-        trial.take_over("node-a")
+        trial = ClusterTrial(rig, protocol, standing(rig, kind))
         trial.mount()
         trial.take_locks()
         if trial.protected:
             trial.wait_recorded()
-        wait_online(node, 2)
+        wait_online(trial.active, 2)
         return trial
 
     return saved(rig, f"cluster-{protocol}-{kind}", make)

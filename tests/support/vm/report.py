@@ -7,16 +7,18 @@ of all suites together, `--proof` (make proof) writes doc/proof.md and the READM
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
 from typing import NamedTuple
 
+from . import service
 from .images import CACHE, REPOSITORY, SUITES
 from .trial import Times, Trial
 
 RESULTS = CACHE / "results"
+#: The rows of one table must be of one library.
+LIBRARY = "lib/**/*.py"
 PROOF, README = REPOSITORY / "doc" / "proof.md", REPOSITORY / "README.md"
 #: What encloses the table of the README.
 MARKS = ("<!-- scenarios: written by `make proof` -->", "<!-- end of scenarios -->")
@@ -100,14 +102,6 @@ def table(rows: list[Row]) -> str:
     return "\n".join(text)
 
 
-def _product() -> str:
-    """A digest of the library: the rows of one table must be of one product."""
-    digest = hashlib.sha256()
-    for path in sorted(REPOSITORY.glob("lib/**/*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def save(suite: str, versions: dict[str, str], rows: list[Row]) -> None:
     """Leave a suite's rows for the table of all suites.
 
@@ -115,7 +109,7 @@ def save(suite: str, versions: dict[str, str], rows: list[Row]) -> None:
     is the same.
     """
     RESULTS.mkdir(parents=True, exist_ok=True)
-    path, product = RESULTS / f"{suite}.json", _product()
+    path, product = RESULTS / f"{suite}.json", service.digest(LIBRARY)
     kept: list[Row] = []
     if path.exists():
         before = json.loads(path.read_text())
@@ -129,7 +123,7 @@ def save(suite: str, versions: dict[str, str], rows: list[Row]) -> None:
 
 def load() -> tuple[dict[str, dict[str, str]], list[Row]]:
     """Versions and rows of every suite that was run with this library, the main suite first."""
-    versions, rows, product = {}, [], _product()
+    versions, rows, product = {}, [], service.digest(LIBRARY)
     for suite in sorted(SUITES, key=lambda name: (name != "trixie", name)):
         path = RESULTS / f"{suite}.json"
         saved = json.loads(path.read_text()) if path.exists() else {}

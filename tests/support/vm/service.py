@@ -9,11 +9,13 @@ emulation, the commands 2 s. Every Pacemaker-driven scenario uses the stock agen
 
 from __future__ import annotations
 
+import hashlib
 import io
 import subprocess
 import tarfile
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ from . import layout
 from .control import Done
 from .images import REPOSITORY
 from .machine import Machine
+from .rig import Rig
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 LOCKER, CROWD = "/usr/local/lib/rig/locker.py", "/usr/local/lib/rig/crowd.sh"
@@ -137,7 +140,24 @@ def product() -> bytes:
     return file.getvalue()
 
 
-def equip(machine: Machine, archive: bytes, setup: bool = True) -> None:
+def digest(*patterns: str) -> str:
+    """A digest of the files of the checkout that match these patterns."""
+    found = hashlib.sha256()
+    for pattern in patterns:
+        for path in sorted(REPOSITORY.glob(pattern)):
+            found.update(f"{path.name}\0".encode() + path.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def equip(rig: Rig, setup: bool = True) -> None:
+    """Give the machines the product and the lock programs, all at once; see equip_machine."""
+    archive = product()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda machine: equip_machine(machine, archive, setup),
+                      rig.machines.values()))
+
+
+def equip_machine(machine: Machine, archive: bytes, setup: bool = True) -> None:
     """Give a machine the lock programs and, to a node, the product and the server's settings.
 
     setup: prepare the node with `nfslock setup-node`, as an administrator does once.

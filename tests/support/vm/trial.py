@@ -368,9 +368,7 @@ def equipped(rig: Rig, setup: bool = True) -> None:
         rig.restore(name)
         return
     bare(rig)
-    archive = service.product()
-    for machine in rig.machines.values():
-        service.equip(machine, archive, setup)
+    service.equip(rig, setup)
     rig.save(name)
 
 

@@ -173,7 +173,7 @@ def start(system: System, directory: str, name: str, afresh: bool = False) -> No
     system.write(place, {file_name: text.encode()}, Like(0o644), durable=False)
     if afresh or not units.has_drop_in(system, UNIT, drop_in(system)):
         units.put_drop_in(system, UNIT, drop_in(system))
-    system.checked("systemctl", "--no-block", "restart", UNIT)
+    units.restart(system, UNIT)
 
 
 def is_as_asked(system: System, directory: str, name: str) -> bool:

@@ -7,6 +7,7 @@ daemon-reload, which reads every unit of the node again, most of all.
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 from .system import Like, System
@@ -56,3 +57,30 @@ def put_drop_in(system: System, unit: str, text: str) -> None:
 def reload(system: System) -> None:
     """Make systemd read all its units again."""
     system.checked("systemctl", "daemon-reload")
+
+
+def restart(system: System, unit: str) -> None:
+    """Make systemd restart the unit; returns when that is queued. Error when systemd refuses."""
+    if not _restarted(unit):
+        system.checked("systemctl", "--no-block", "restart", unit)
+
+
+def _restarted(unit: str) -> bool:
+    """Whether systemd has taken the request from us, by sd_bus_call_method(3).
+
+    systemctl does no more, but to load it takes a quarter of a start's time on a node that has not
+    used it lately.
+    """
+    bus = ctypes.c_void_p()
+    try:
+        systemd = ctypes.CDLL("libsystemd.so.0")
+        if systemd.sd_bus_open_system(ctypes.byref(bus)) < 0:
+            return False
+    except (OSError, AttributeError):  # no libsystemd, or one without this
+        return False
+    code = systemd.sd_bus_call_method(
+        bus, b"org.freedesktop.systemd1", b"/org/freedesktop/systemd1",
+        b"org.freedesktop.systemd1.Manager", b"RestartUnit", None, None, b"ss", unit.encode(),
+        b"replace")
+    systemd.sd_bus_flush_close_unref(bus)
+    return bool(code >= 0)

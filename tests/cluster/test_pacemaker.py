@@ -64,7 +64,7 @@ def test_planned_move(rig: Rig, record: Record, protocol: str, kind: str) -> Non
 
 
 @pytest.mark.scenario("active node frozen", driver="Pacemaker")
-@rows("3-on", full=OTHERS)
+@rows(full=("3-on", *OTHERS))
 def test_frozen(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind)
     trial.fault()

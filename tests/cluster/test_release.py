@@ -15,7 +15,7 @@ import pytest
 from tests.support.vm import layout, locks, service
 from tests.support.vm.control import Done
 from tests.support.vm.rig import Rig
-from tests.support.vm.trial import equipped
+from tests.support.vm.trial import Trial, equipped, saved
 
 SUITE = os.environ.get("SUITE", "trixie")
 UNLOCK = "/proc/fs/nfsd/unlock_filesystem"
@@ -27,13 +27,17 @@ NFSLOCK = service.nfslock(RESOURCES)
 
 def held(rig: Rig, protocol: str) -> None:
     """The service on node-a, two files locked by the client."""
-    equipped(rig)
-    service.by_hand(rig["node-a"], RESOURCES, "start")
-    rig["node-a"].run(
-        "echo Y > /proc/fs/lockd/nlm_end_grace; echo Y > /proc/fs/nfsd/v4_end_grace; true"
-    )
-    locks.mount(rig["client"], protocol)
-    locks.owner(rig["client"], FILES)
+
+    def make() -> Trial:
+        equipped(rig)
+        trial = Trial(rig, protocol, RESOURCES)
+        trial.start(rig["node-a"])
+        trial.end_grace()
+        locks.mount(rig["client"], protocol)
+        trial.owners = [locks.owner(rig["client"], FILES)]
+        return trial
+
+    saved(rig, f"held-{protocol}", make)
     wanted = "lockd" if protocol == "3" else "nfsd"
     assert f"({wanted})" in holders(rig)
 

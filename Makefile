@@ -74,10 +74,8 @@ cluster-quick: apt-test .venv/ok callout ## the quick scenarios on real kernels 
 
 cluster: apt-test .venv/ok callout ## all scenarios on Debian 13, the quick set on Debian 12 and unstable
 	SUITE=trixie $(CLUSTER) -m "not full"
-	$(MAKE) -j 2 -O quick-bookworm quick-unstable
-
-quick-%:
-	SUITE=$* $(CLUSTER) -n 0 -m quick
+	SUITE=bookworm $(CLUSTER) -m quick
+	SUITE=unstable $(CLUSTER) -m quick
 
 cluster-full: apt-test .venv/ok callout ## everything on all three; writes doc/proof.md
 	for suite in trixie bookworm unstable; do SUITE=$$suite $(CLUSTER); done

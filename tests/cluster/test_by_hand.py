@@ -220,8 +220,9 @@ def test_many_clients(rig: Rig, record: Record, protocol: str, kind: str) -> Non
     record.finish(trial, trial.verdict())
 
 
+@pytest.mark.full
 @pytest.mark.scenario("the clients' network is cut for 15 s, and heals")
-@pytest.mark.parametrize("protocol", ["3", pytest.param("4.1", marks=pytest.mark.full)])
+@pytest.mark.parametrize("protocol", ["3", "4.1"])
 def test_network_heals(rig: Rig, record: Record, protocol: str) -> None:
     """No takeover, so nobody is told anything, and with lock_migration=no it is the same."""
     trial = steady(rig, protocol)

@@ -407,10 +407,13 @@ def steady(
         kind.append(tracking)
 
     def make() -> Trial:
-        trial = served(rig, protocol, lock_migration, times, tracking, **more)
-        trial.mount()
-        if not fresh:
-            trial.take_locks()
+        if fresh:
+            trial = served(rig, protocol, lock_migration, times, tracking, **more)
+            trial.mount()
+            return trial
+        before = steady(rig, protocol, lock_migration, True, times, tracking, **more)
+        trial = Trial(rig, protocol, before.made_with)
+        trial.take_locks()
         return trial
 
     state = ["fresh" if fresh else "steady", protocol, "on" if lock_migration else "off", *kind]

@@ -303,7 +303,7 @@ def test_nfsd_does_not_start_in_the_second_of_the_last_owners(both: Cluster) -> 
     service.start(a)
     service.complete(a)
     running_nfsd(a)
-    second = int(time.time()) + 8
+    second = int(time.time()) + 12
     leased(a, 3, C, second)
     wait_until(lambda: a.path(f"{HOLDING}/nfsd_started").exists(), "the second is on record")
     assert a.read(f"{HOLDING}/nfsd_started") == f"{second}\n"

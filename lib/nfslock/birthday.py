@@ -12,8 +12,11 @@ import time
 
 from . import kernel_tables
 from ._vendor import ocf
-from .holding import Holding
-from .system import System
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .holding import Holding
+    from .system import System
 
 #: A file in the holding directory: the second, in decimal.
 NAME = "nfsd_started"
@@ -26,7 +29,8 @@ def of_clients(system: System) -> int | None:
     place = f"{system.proc}/fs/nfsd/clients"
     try:
         name = next(filter(None, system.portions(place, 1)))[0]
-        return kernel_tables.parse_birthday(system.read(f"{place}/{name}/info"))
+        info = system.read(f"{place}/{name}/info").decode(errors="replace")
+        return kernel_tables.parse_birthday(info)
     except (StopIteration, OSError, ValueError):  # none, or gone meanwhile
         return None
 

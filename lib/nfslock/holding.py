@@ -20,7 +20,7 @@ import errno
 import os
 import stat
 
-from . import holders, nsm, reserve
+from . import birthday, holders, nsm, reserve
 from .errors import ConfigError, Error, Fenced, NodeError
 from .owner import Owner, decode_owner
 from .system import TEMPORARY, System
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 DIRECTORIES = ("sm", "notify")
 _OURS = frozenset(
-    ("owner.json", "state", "connections", "nfsdcld", "v4recovery", "nfsd_started", reserve.NAME,
+    ("owner.json", "state", "connections", "nfsdcld", "v4recovery", birthday.NAME, reserve.NAME,
      *DIRECTORIES))
 #: A filesystem keeps these in its root for itself.
 _HARMLESS = frozenset(("lost+found", ".snapshot", ".snapshots"))

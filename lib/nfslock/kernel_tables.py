@@ -143,13 +143,16 @@ def parse_states(text: str) -> tuple[State, ...]:
     return tuple(found)
 
 
+def _fields(info: str) -> dict[str, str]:
+    """The lines NAME: VALUE of /proc/fs/nfsd/clients/N/info (client_info_show)."""
+    parts = (line.partition(": ") for line in info.splitlines())
+    return {name: value.strip() for name, _, value in parts}
+
+
 def parse_address(info: str) -> str:
     """The client's address, without the port, from /proc/fs/nfsd/clients/N/info."""
-    for line in info.splitlines():
-        name, _, value = line.partition(": ")
-        if name == "address":
-            return value.strip().strip('"').rpartition(":")[0].strip("[]")
-    return "?"
+    value = _fields(info).get("address")
+    return "?" if value is None else value.strip('"').rpartition(":")[0].strip("[]")
 
 
 def parse_leased(info: str) -> bytes:
@@ -157,25 +160,21 @@ def parse_leased(info: str) -> bytes:
 
     fs/nfsd/nfs4state.c, client_info_show: the id is quoted, with \\xHH for what is not printable.
     """
-    lines = dict(line.partition(": ")[::2] for line in info.splitlines())
-    name = lines.get("name", "").strip()
-    if lines.get("status", "").strip() != "confirmed" or len(name) < 2:
+    fields = _fields(info)
+    name = fields.get("name", "")
+    if fields.get("status") != "confirmed" or len(name) < 2:
         return b""
     return _HEX.sub(lambda found: bytes([int(found[1], 16)]), _bytes(name[1:-1]))
 
 
-def parse_birthday(info: bytes) -> int:
+def parse_birthday(info: str) -> int:
     """When nfsd was started, by a client's /proc/fs/nfsd/clients/N/info; ValueError without an id.
 
     Seconds since 1970, modulo 2**32: the first half of the client id, which is shown as one number
     of this machine's (fs/nfsd/nfs4state.c, client_info_show).
     """
-    for line in info.splitlines():
-        name, _, value = line.partition(b": ")
-        if name == b"clientid":
-            whole = int(value, 16).to_bytes(8, sys.byteorder)
-            return int.from_bytes(whole[:4], sys.byteorder)
-    raise ValueError("no client id")
+    whole = int(_fields(info).get("clientid", ""), 16).to_bytes(8, sys.byteorder)
+    return int.from_bytes(whole[:4], sys.byteorder)
 
 
 def honours_kill(status: str) -> bool:

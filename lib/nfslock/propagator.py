@@ -198,16 +198,16 @@ class Propagator:
         self._caught_up = missed
         if self.recovery is not None:
             yield from self.recovery.steps(self._settled)
-            if self._settled():
-                birthday.note(self.system, self.holding)
-                if not self.config.v4_delegations:
-                    self._no_delegations = delegations.follow(
-                        self.runtime, self.recovery.held.database, self._no_delegations)
+            if not self.config.v4_delegations and self._settled():
+                self._no_delegations = delegations.follow(
+                    self.runtime, self.recovery.held.database, self._no_delegations)
         self._check_server()
         self.mirror.expire(
             plan.patience(self.config.propagate_interval), self.announcement.ready_since)
         self.announcement.flush()
         self.holding.keep_reserve()
+        if self.recovery is not None and self._settled():
+            birthday.note(self.system, self.holding)
 
     def _advance(self, now: float) -> None:
         """Go on with the sweep for a slice of time."""

@@ -4,8 +4,8 @@
 The neighbours hear first where the address is now: the segments' answers must come here.
 
 Never needed for safety: a lost record or segment costs one client some seconds, so the list is
-written at most once a sweep or a round of tickling, and no failure here fails anything. Nobody is
-ever sent a segment who was not recorded as a peer.
+written after a round of tickling and at most once a second then, and no failure here fails
+anything. Nobody is ever sent a segment who was not recorded as a peer.
 """
 
 from __future__ import annotations

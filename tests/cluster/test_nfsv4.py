@@ -133,6 +133,11 @@ def test_scope_reset(rig: Rig, record: Record, protocol: str) -> None:
     record.finish(trial, "monitor said so; kept")
 
 
+def stop_mirroring(trial: Trial) -> None:
+    """From now on the active node writes nothing to the holding directory."""
+    trial.active.run("pkill -STOP -f '^nfslock (supervise|propagate)'")
+
+
 @pytest.mark.full
 @pytest.mark.scenario("power cut, by the adoptive node's clock nfsd starts in the same second")
 @pytest.mark.parametrize(("protocol", "kind"), [("4.0", "on"), ("4.0", "off")])
@@ -144,7 +149,8 @@ def test_same_second(rig: Rig, record: Record, protocol: str, kind: str) -> None
     trial.active.wait_until(f"test -s {on_record}")
     second = int(trial.active.read(on_record))
     if kind == "off":
-        trial.active.run(f"pkill -STOP -f '^nfslock (supervise|propagate)'; rm {on_record} && sync")
+        stop_mirroring(trial)
+        trial.active.run(f"rm {on_record} && sync")
     trial.power_cut()
     node = trial.other()
     node.run(f"date -s @{second - 10}")
@@ -190,7 +196,7 @@ def test_who_lost_its_lease_reclaims_nothing(
     trial = steady(rig, protocol, times=Grace(45, 45, 15))
     away, heir = rig["client"], rig["rival"]
     if kind == "off":
-        trial.active.run("pkill -STOP -f '^nfslock (supervise|propagate)'")
+        stop_mirroring(trial)
     away.freeze()
     trial.forget(away)
     trial.wait_rivals("granted", timeout=120)

@@ -445,10 +445,10 @@ def test_who_has_a_lease(info: str, owner: bytes) -> None:
 
 @pytest.mark.skipif(sys.byteorder == "big", reason="the number is a little-endian machine's")
 def test_when_nfsd_was_started() -> None:
-    info = b'clientid: 0x1b6925ff3c\naddress: "192.0.2.10:999"\nname: "a\\x0aclientid: 0x5"\n'
+    info = 'clientid: 0x1b6925ff3c\naddress: "192.0.2.10:999"\nname: "a\\x0aclientid: 0x5"\n'
     assert kernel_tables.parse_birthday(info) == 0x6925FF3C
     with pytest.raises(ValueError):
-        kernel_tables.parse_birthday(b"")
+        kernel_tables.parse_birthday("")
 
 
 @pytest.mark.parametrize(("second", "now", "seconds"), [

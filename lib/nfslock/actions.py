@@ -172,13 +172,14 @@ def start(system: System, config: params.Config, service: str, raw: Mapping[str,
     if this.already():
         return
     took: dict[str, int] = {}
-    last = system.monotonic()
+    last = system.monotonic() - system.age()
 
     def lap(name: str) -> None:
         nonlocal last
         now = system.monotonic()
         took[name], last = round(1000 * (now - last)), now
 
+    lap("load the program")
     this.supervisor = supervise.Supervisor(service, propagate)
     gc.disable()  # the records stay until the end; to look for garbage among them takes long
     neighbours.enter(system, service)

@@ -298,6 +298,11 @@ class System:
         """Seconds on the clock that nothing sets (CLOCK_MONOTONIC)."""
         return time.monotonic()
 
+    def age(self) -> float:
+        """Seconds since this process was started, to a clock tick (proc_pid_stat(5), starttime)."""
+        born = self.start_time(os.getpid()) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - born
+
     def epoch(self) -> int:
         """Seconds since 1970."""
         return int(time.time())

@@ -6,11 +6,12 @@ already runs. The scenarios that all protocols share are in test_by_hand.py.
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from typing import Callable
 
 import pytest
 
-from tests.support.vm import audits, frames, layout, locks, service
+from tests.support.vm import audits, frames, kerberos, layout, locks, service
 from tests.support.vm.report import Record
 from tests.support.vm.rig import Rig
 from tests.support.vm.service import Grace
@@ -160,6 +161,33 @@ def test_same_second(rig: Rig, record: Record, protocol: str, kind: str) -> None
         exec /usr/sbin/rpc.nfsd "$@"\n""", 0o755)
     trial.allowed = ["this node's clock is about to pass the second"]
     trial.start(node)
+    if kind == "off":
+        trial.lose()
+        record.finish(trial, "lost, as it must be")
+        return
+    record.finish(trial, trial.verdict())
+
+
+@pytest.mark.full
+@pytest.mark.scenario("power cut, the clients' machines have Kerberos credentials")
+@pytest.mark.parametrize(("protocol", "kind"), [("4.0", "on"), ("4.1", "on"), ("4.1", "off")])
+def test_kerberos(rig: Rig, record: Record, protocol: str, kind: str) -> None:
+    """Who reclaims must be the principal on record. The control: another one is."""
+    trial = steady(rig, protocol, with_kerberos=True)
+    database = f"{layout.HOLDING}/nfsdcld/main.sqlite"
+    tables = trial.active.out("sqlite3", database, ".tables rec-%").split()
+    hashes = [trial.active.out("sqlite3", database, f'SELECT hex(princhash) FROM "{table}"')
+              for table in tables]
+    expected = [sha256(f"host@{name}".encode()).hexdigest().upper() for name in kerberos.CLIENTS]
+    assert sorted("".join(hashes).split()) == sorted(expected)
+    if kind == "off":
+        stop_mirroring(trial)
+        for table in tables:
+            change = f'UPDATE "{table}" SET princhash = zeroblob(32)'
+            trial.active.run("sqlite3", database, change)
+        trial.active.run("sync")
+    trial.power_cut()
+    trial.start(trial.other())
     if kind == "off":
         trial.lose()
         record.finish(trial, "lost, as it must be")

@@ -13,6 +13,7 @@ from lxml.builder import E  # type: ignore[import-not-found]
 
 from ..wait import wait_until
 from . import audits, frames, layout, service
+from .images import digest, sources
 from .machine import Machine
 from .rig import Rig
 from .trial import Trial, bare, saved
@@ -227,7 +228,7 @@ def standing(rig: Rig, kind: str) -> tuple[service.Resource, ...]:
         ClusterTrial(rig, "3", resources).take_over("node-a")
         wait_online(node, 2)
 
-    rig.state(f"service-{kind}", make, service.digest(*SOURCES))
+    rig.state(f"service-{kind}", make, digest(sources(*SOURCES)))
     return resources
 
 

@@ -23,6 +23,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,6 +66,8 @@ NOT_AT_BOOT = (
     "rpc-statd-notify.service",
     "nfsdcld.service",
     "fsidd.service",
+    "krb5-kdc.service",
+    "krb5-admin-server.service",
 )  # fmt: skip
 
 
@@ -86,13 +89,23 @@ def entries(name: str) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
+def digest(paths: Iterable[Path], *texts: str) -> str:
+    """A short hash of these files' names and contents, and of these texts."""
+    found = hashlib.sha256("\0".join(texts).encode())
+    for path in paths:
+        found.update(f"\0{path.name}\0".encode() + path.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def sources(*patterns: str) -> list[Path]:
+    """The files of the checkout that match these patterns."""
+    return [path for pattern in patterns for path in sorted(REPOSITORY.glob(pattern))]
+
+
 def fingerprint(suite: str) -> str:
     """Hash of every input of the image of `suite`."""
-    digest = hashlib.sha256(suite.encode())
-    for path in [Path(__file__), *sorted(p for p in GUEST.rglob("*") if p.is_file())]:
-        if "__pycache__" not in path.parts:
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
+    guest = [p for p in GUEST.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    return digest([Path(__file__), *sorted(guest)], suite)
 
 
 def missing_commands() -> list[str]:

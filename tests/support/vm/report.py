@@ -12,8 +12,7 @@ import sys
 import time
 from typing import NamedTuple
 
-from . import service
-from .images import CACHE, REPOSITORY, SUITES
+from .images import CACHE, REPOSITORY, SUITES, digest, sources
 from .trial import Times, Trial
 
 RESULTS = CACHE / "results"
@@ -109,7 +108,7 @@ def save(suite: str, versions: dict[str, str], rows: list[Row]) -> None:
     is the same.
     """
     RESULTS.mkdir(parents=True, exist_ok=True)
-    path, product = RESULTS / f"{suite}.json", service.digest(LIBRARY)
+    path, product = RESULTS / f"{suite}.json", digest(sources(LIBRARY))
     kept: list[Row] = []
     if path.exists():
         before = json.loads(path.read_text())
@@ -123,7 +122,7 @@ def save(suite: str, versions: dict[str, str], rows: list[Row]) -> None:
 
 def load() -> tuple[dict[str, dict[str, str]], list[Row]]:
     """Versions and rows of every suite that was run with this library, the main suite first."""
-    versions, rows, product = {}, [], service.digest(LIBRARY)
+    versions, rows, product = {}, [], digest(sources(LIBRARY))
     for suite in sorted(SUITES, key=lambda name: (name != "trixie", name)):
         path = RESULTS / f"{suite}.json"
         saved = json.loads(path.read_text()) if path.exists() else {}

@@ -8,7 +8,6 @@ them stand still: TCP connections, locks and cluster membership go on after a re
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import shutil
 import subprocess
 import threading
@@ -19,7 +18,7 @@ from typing import Callable
 
 from ..wait import wait_until
 from . import processes
-from .images import CACHE, image
+from .images import CACHE, digest, image
 from .layout import HOSTS, ROLES, SHARED_DEVICE, SHARED_MIB
 from .machine import Machine
 from .switch import Switch
@@ -101,11 +100,10 @@ class Rig:
         """
         # Two builds of one image from the same inputs differ, and an overlay fits its own only.
         build = (self.image.folder / "root.ext4").stat().st_mtime_ns
-        digest = hashlib.sha256(
-            "\0".join([self.image.folder.name, str(build), *inputs]).encode())
-        for module in ("layout", "machine", "rig"):
-            digest.update((Path(__file__).parent / f"{module}.py").read_bytes())
-        folder = CACHE / "states" / f"{self.suite}-{name}-{digest.hexdigest()[:12]}"
+        makers = (Path(__file__).with_name(f"{made_by}.py")
+                  for made_by in ("layout", "machine", "rig"))
+        known = digest(makers, self.image.folder.name, str(build), *inputs)
+        folder = CACHE / "states" / f"{self.suite}-{name}-{known}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         with open(folder.parent / f"{self.suite}-{name}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be making it: wait for that

@@ -9,7 +9,6 @@ emulation, the commands 2 s. Every Pacemaker-driven scenario uses the stock agen
 
 from __future__ import annotations
 
-import hashlib
 import io
 import subprocess
 import tarfile
@@ -58,6 +57,8 @@ port=20048
 """
 
 
+#: How the service's data are exported.
+EXPORTED = "rw,no_root_squash,sync,no_subtree_check"
 #: How nfsd keeps its NFSv4 recovery records unless it is told otherwise.
 TRACKING = "nfsdcld"
 
@@ -100,7 +101,7 @@ def group(
         "export", "heartbeat/exportfs",
         {
             "directory": layout.DATA, "fsid": str(layout.FSID), "clientspec": "10.9.0.0/24",
-            "options": "rw,no_root_squash,sync,no_subtree_check",
+            "options": EXPORTED,
             **({} if stock or unlock else {"unlock_on_stop": "0"}),
         },
     )  # fmt: skip
@@ -138,15 +139,6 @@ def product() -> bytes:
             for path in sorted(Path(folder).iterdir()):
                 archive.add(path, path.name)
     return file.getvalue()
-
-
-def digest(*patterns: str) -> str:
-    """A digest of the files of the checkout that match these patterns."""
-    found = hashlib.sha256()
-    for pattern in patterns:
-        for path in sorted(REPOSITORY.glob(pattern)):
-            found.update(f"{path.name}\0".encode() + path.read_bytes())
-    return found.hexdigest()[:12]
 
 
 def equip(rig: Rig, setup: bool = True) -> None:
@@ -253,7 +245,7 @@ COMMANDS = {
     ),
     "export": (
         (
-            f"exportfs -o rw,no_root_squash,sync,no_subtree_check,fsid={layout.FSID} "
+            f"exportfs -o {EXPORTED},sec=sys:krb5,fsid={layout.FSID} "
             f"10.9.0.0/24:{layout.DATA}"
         ),
         f"exportfs -u 10.9.0.0/24:{layout.DATA}; exportfs -f",

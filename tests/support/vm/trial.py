@@ -12,7 +12,7 @@ import time
 from typing import Callable, NamedTuple, TypeVar
 
 from ..wait import wait_until
-from . import audits, frames, layout, locks, service
+from . import audits, frames, kerberos, layout, locks, service
 from .control import Failed, Gone
 from .machine import Machine
 from .rig import Rig
@@ -151,10 +151,10 @@ class Trial:
         """Stop the group by hand on the active node."""
         return service.by_hand(self.active, self.resources, "stop")
 
-    def mount(self) -> None:
+    def mount(self, options: str = "") -> None:
         """Both clients mount the service, whose grace period ends."""
         for name in ("client", "rival"):
-            locks.mount(self.rig[name], self.protocol)
+            locks.mount(self.rig[name], self.protocol, options)
         self.end_grace()
 
     def take_locks(self) -> None:
@@ -392,12 +392,14 @@ def saved(rig: Rig, name: str, make: Callable[[], T]) -> T:
 
 def steady(
     rig: Rig, protocol: str, lock_migration: bool = True, fresh: bool = False,
-    times: service.Grace = service.USUAL, tracking: str = service.TRACKING, **more: str,
+    times: service.Grace = service.USUAL, tracking: str = service.TRACKING,
+    with_kerberos: bool = False, **more: str,
 ) -> Trial:  # fmt: skip
     """A trial in the steady state of this kind.
 
     fresh: the clients have mounted the service and taken no lock yet, nor has a rival tried.
     tracking: in which form nfsd keeps its NFSv4 recovery records.
+    with_kerberos: the clients mount with sec=krb5.
     more: further parameters of nfslock.
     """
     kind = [f"{key}={value}" for key, value in sorted(more.items())]
@@ -405,13 +407,15 @@ def steady(
         kind.append("_".join(map(str, times)))
     if tracking != service.TRACKING:
         kind.append(tracking)
+    if with_kerberos:
+        kind.append("kerberos")
 
     def make() -> Trial:
         if fresh:
-            trial = served(rig, protocol, lock_migration, times, tracking, **more)
-            trial.mount()
+            trial = served(rig, protocol, lock_migration, times, tracking, with_kerberos, **more)
+            trial.mount("sec=krb5" if with_kerberos else "")
             return trial
-        before = steady(rig, protocol, lock_migration, True, times, tracking, **more)
+        before = steady(rig, protocol, lock_migration, True, times, tracking, with_kerberos, **more)
         trial = Trial(rig, protocol, before.made_with)
         trial.take_locks()
         return trial
@@ -439,10 +443,12 @@ def crowd(
 
 def served(
     rig: Rig, protocol: str, lock_migration: bool, times: service.Grace = service.USUAL,
-    tracking: str = service.TRACKING, **more: str,
+    tracking: str = service.TRACKING, with_kerberos: bool = False, **more: str,
 ) -> Trial:  # fmt: skip
     """The service on node-a, and no client of it yet."""
     equipped(rig)
+    if with_kerberos:
+        kerberos.set_up(rig)
     versions = "3" if protocol == "3" else "3,4"
     trial = Trial(rig, protocol, service.group(lock_migration, versions, **more))
     for node in layout.NODES:

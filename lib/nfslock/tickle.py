@@ -16,7 +16,7 @@ from .params import address_family, canonical_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Iterable
 
     #: (our address, our port, the client's address, the client's port)
     Connection = tuple[str, int, str, int]
@@ -36,22 +36,27 @@ def _address(text: str) -> str:
     return inet_ntop(AF_INET6 if len(raw) == 16 else AF_INET, raw)
 
 
+def _written(address: str) -> list[str]:
+    """How the two tables write an address; a socket for IPv6 may have an IPv4 peer."""
+    family = address_family(address)
+    raw = inet_pton(family, address)
+    forms = [raw] if family == AF_INET6 else [raw, _MAPPED + raw]
+    return ["".join(f"{word:08X}" for word in struct.unpack(f"={len(form) // 4}I", form))
+            for form in forms]
+
+
 def established(
-    table: str, addresses: Container[str], ports: Container[int]
+    table: str, addresses: Iterable[str], ports: Iterable[int]
 ) -> set[Connection]:
     """The established connections to these addresses and ports in a /proc/net/tcp{,6} text."""
+    ours = {f"{written}:{port:04X}": (address, port)
+            for address in addresses for written in _written(address) for port in ports}
     found: set[Connection] = set()
     for line in table.splitlines()[1:]:
-        fields = line.split()
-        if len(fields) < 4 or fields[3] != _ESTABLISHED:
-            continue
-        local, _, local_port = fields[1].partition(":")
-        if int(local_port, 16) not in ports:
-            continue
-        address = _address(local)
-        if address in addresses:
-            peer, _, peer_port = fields[2].partition(":")
-            found.add((address, int(local_port, 16), _address(peer), int(peer_port, 16)))
+        fields = line.split(None, 4)
+        if len(fields) > 3 and fields[1] in ours and fields[3] == _ESTABLISHED:
+            peer, _, port = fields[2].partition(":")
+            found.add((*ours[fields[1]], _address(peer), int(port, 16)))
     return found
 
 

@@ -3,6 +3,7 @@
 
 import ast
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,14 @@ def test_frequent_actions_load_nothing_heavy(action: str, tmp_path: Path) -> Non
     code, *loaded = done.stderr.splitlines()[-1].split()
     assert code == {"meta-data": "0", "monitor": "7"}[action]
     assert not HEAVY & set(loaded)
+
+
+@pytest.mark.parametrize("closed", ["", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_an_action_ends_with_its_code_whatever_becomes_of_its_words(closed: str) -> None:
+    environment = {"OCF_RESKEY_holding_dir": "/srv/x/locks", "OCF_RESKEY_ip": "192.0.2.1",
+                   "OCF_RESOURCE_INSTANCE": "unit-test"}
+    command = f"{shlex.quote(str(ROOT / 'agents/nfslock'))} monitor {closed}"
+    assert subprocess.run(["sh", "-c", command], env=environment, check=False).returncode == 7
 
 
 def test_modules_stay_readable() -> None:

@@ -6,7 +6,6 @@ Every action may be repeated and killed at any instant; the next one observes an
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import stat
@@ -181,7 +180,6 @@ def start(system: System, config: params.Config, service: str, raw: Mapping[str,
 
     lap("load the program")
     this.supervisor = supervise.Supervisor(service, propagate)
-    gc.disable()  # the records stay until the end; to look for garbage among them takes long
     neighbours.enter(system, service)
     neighbours.check_clients(system, config)
     noted = leave.noted(system, config)

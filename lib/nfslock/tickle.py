@@ -60,6 +60,17 @@ def established(
     return found
 
 
+def accepted(snmp: str) -> int | None:
+    """How many connections this network namespace has accepted so far, by /proc/net/snmp.
+
+    tcpPassiveOpens of RFC 4022; None when the text does not say.
+    """
+    lines = [line.split() for line in snmp.splitlines() if line.startswith("Tcp:")]
+    counts = dict(zip(*lines)) if len(lines) == 2 else {}
+    text = counts.get("PassiveOpens", "")
+    return int(text) if text.isdigit() else None
+
+
 def encode(connections: Iterable[Connection]) -> bytes:
     """The file of recorded connections: a line each, sorted, at most MOST of them."""
     lines = sorted(" ".join(map(str, connection)) for connection in connections)[:MOST]

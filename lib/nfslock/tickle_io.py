@@ -35,8 +35,11 @@ _FIXED_PORTS = (2049, rpc.PORTMAP_PORT)
 _PROGRAMS = ((rpc.NLM, 4), (rpc.MOUNTD, 3), (rpc.STATD, 1))
 #: Seconds after which these are asked for again.
 _PORTS_LAST = 60.0
-#: The kernel's tables are read again after so many times what a look took, within these seconds.
+#: The kernel's tables, which take it milliseconds, are read when a connection has come since: after
+#: so many times what the last look took, within these seconds.
 _SHARE, _SHORTEST, _LONGEST = 1000, 1.0, 10.0
+#: And after so many seconds anyway, for those that have gone.
+_FORGET = 60.0
 
 
 class Tickler:
@@ -54,6 +57,8 @@ class Tickler:
         self._ports: set[int] = set()
         self._ports_until = 0.0
         self._next_look = float("inf")  # nothing to see before the first round
+        self._seen: int | None = None  # of the node's connections, when the tables were last read
+        self._looked = 0.0
         self.sent = 0
         self._sockets: dict[str, socket.socket] = {}
 
@@ -79,7 +84,7 @@ class Tickler:
             return _PAUSE
         self._lot = 0
         del self._rounds[0]
-        self._next_look = now + _ANSWERED
+        self._next_look, self._seen = now + _ANSWERED, None
         if not self._rounds:
             if self.targets:
                 ocf.logger.info("%d connections of the last owner tickled", len(self.targets))
@@ -123,20 +128,28 @@ class Tickler:
         began = self.system.monotonic()
         if ready_since is None or not self.addresses or began < self._next_look:
             return
+        accepted = tickle.accepted(self._table("snmp"))
+        if accepted is not None and accepted == self._seen and began < self._looked + _FORGET:
+            self._next_look = began + _SHORTEST
+            return
         ports = self._service_ports()
         began = self.system.monotonic()
         self._look(ports)
-        now = self.system.monotonic()
+        self._looked = now = self.system.monotonic()
+        self._seen = accepted
         self._next_look = now + min(max(_SHORTEST, _SHARE * (now - began)), _LONGEST)
+
+    def _table(self, name: str) -> str:
+        """One of /proc/net, "" when it cannot be read (no IPv6, for example)."""
+        try:
+            return self.system.read(f"{self.system.proc}/net/{name}", 1 << 26).decode()
+        except (OSError, ValueError):
+            return ""
 
     def _look(self, ports: set[int]) -> None:
         found = set(self.targets if self._rounds else ())
         for table in ("tcp", "tcp6"):
-            try:
-                text = self.system.read(f"{self.system.proc}/net/{table}", 1 << 26).decode()
-            except (OSError, ValueError):
-                continue
-            found |= tickle.established(text, self.addresses, ports)
+            found |= tickle.established(self._table(table), self.addresses, ports)
         data = tickle.encode(found)
         if data != self._written:
             try:

@@ -36,6 +36,15 @@ def test_the_kernels_tables() -> None:
     assert tickle.established(TCP, {"192.0.2.11"}, ports) == set()
 
 
+def test_how_many_connections_were_accepted() -> None:
+    other = "Ip: Forwarding DefaultTTL\nIp: 2 64\n"
+    text = "Tcp: RtoAlgorithm ActiveOpens PassiveOpens\nTcp: 1 1531 10\n"
+    assert tickle.accepted(other + text) == 10
+    for damaged in ("", other, text.splitlines()[0], text.replace("10", "x"),
+                    text.replace("PassiveOpens", "Others")):
+        assert tickle.accepted(damaged) is None
+
+
 def test_the_file_comes_back_and_rubbish_is_passed_over() -> None:
     found = {("192.0.2.10", 2049, "192.0.2.99", 753), ("2001:db8::1", 2049, "2001:db8::2", 1023)}
     data = tickle.encode(found)

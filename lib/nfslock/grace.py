@@ -10,6 +10,11 @@ itself; a conflicting open recalls the delegation, and the client then sends its
 grace period lasts beyond nfsd's, that LOCK is refused, and a lease after the recall nfsd revokes
 the delegation: the lock goes to the rival while the owner writes on. So lockd's must not outlast
 nfsd's, and the lease must not be shorter than the grace period.
+
+That is needed, and not enough: nfsd prolongs its own, up to twice the lease, while a client on
+record has not come back (fs/nfsd/nfs4state.c, clients_still_reclaiming), and the run of its
+laundromat that ends it revokes what was recalled a lease ago. Only without delegations no lock is
+at stake.
 """
 
 from __future__ import annotations

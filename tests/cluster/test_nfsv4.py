@@ -15,12 +15,14 @@ from tests.support.vm import audits, frames, kerberos, layout, locks, service
 from tests.support.vm.report import Record
 from tests.support.vm.rig import Rig
 from tests.support.vm.service import Grace
-from tests.support.vm.trial import KINDS, Trial, steady
+from tests.support.vm.trial import BYTES, KINDS, Trial, steady
 
 SUITE = os.environ.get("SUITE", "trixie")
 with_sessions = pytest.mark.parametrize(
     "protocol", ["4.1", pytest.param("4.2", marks=pytest.mark.full)]
 )
+#: lockd's grace period, rounded up to a multiple of its timeout, is 40 s.
+UNSAFE = Grace(21, 21, 20)
 each_version = pytest.mark.parametrize("protocol", [
     pytest.param("4.0", marks=pytest.mark.full), "4.1", pytest.param("4.2", marks=pytest.mark.full)
 ])
@@ -104,6 +106,51 @@ def test_unsafe_times(rig: Rig, record: Record, protocol: str) -> None:
     assert service.call(node, nfslock, "start").rc == 0
     assert node.read("/proc/sys/fs/nfs/nlm_timeout").strip() == "5"
     record.finish(trial, "lease refused, nlm_timeout repaired")
+
+
+@pytest.mark.full
+@pytest.mark.scenario("power cut, {opener} opens the file in a grace period that is too long")
+@pytest.mark.skipif(SUITE == "bookworm", reason="Linux 6.1 gives no write delegations")
+@pytest.mark.parametrize(("protocol", "opener", "kind"), [
+    ("4.1", opener, kind) for opener in ("a local process", "an NFSv3 client")
+    for kind in ("on", "off")
+])
+def test_conflicting_open(
+    rig: Rig, record: Record, protocol: str, opener: str, kind: str
+) -> None:
+    """The control: with a write delegation the owner keeps its lock to itself. The open recalls it,
+    the owner asks for its lock and is put off until lockd's period is over, too; by then nfsd has
+    revoked the delegation, and a process on the server has the lock."""
+    trial = steady(rig, protocol, fresh=True, v4_delegations="no" if kind == "on" else "yes")
+    trial.owners = [locks.owner(rig["client"], [BYTES])]
+    delegated = "DELEG" in "".join(audits.server_locks(trial, [BYTES])[BYTES])
+    assert delegated == (kind == "off")
+    rival = rig["rival"]
+    if opener == "an NFSv3 client":
+        rival.run(f"umount {layout.MOUNT}")
+        locks.mount(rival, "3")
+    trial.power_cut()
+    node = trial.other()
+    service.set_times(node, UNSAFE)
+    if kind == "off":  # what start has repaired is made unsafe again
+        node.write("/usr/local/sbin/rpc.nfsd", f"""#!/bin/sh
+            sysctl -q fs.nfs.nlm_timeout={UNSAFE.nlm_timeout}
+            exec /usr/sbin/rpc.nfsd "$@"\n""", 0o755)
+    trial.start(node)
+    trial.wait_held()
+    assert trial.in_grace()
+    if opener == "an NFSv3 client":
+        rival.begin(f"printf x | dd of={layout.MOUNT}/{BYTES} bs=1 seek=999 conv=notrunc")
+    if kind == "on":
+        trial.recover()
+        record.finish(trial, "kept")
+        return
+    trial.local_rival().wait_for("granted", timeout=120)
+    put_off = [at for at in frames.held_off(frames.calls(list(rig.switch.frames)))
+               if at > trial.started_at]
+    assert put_off and audits.exclusion(trial)
+    record.finish(trial, "two owners, as it must be; the owner's LOCK was put off until "
+                         f"{put_off[-1] - trial.started_at:.0f} s after the start")
 
 
 @pytest.mark.scenario("control: power cut, the adoptive node announces another scope")

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from tests.support.vm.frames import NFS, Call, Opened, opens, reclaims
+from tests.support.vm.frames import NFS, Call, Opened, held_off, opens, reclaims
 
 OWNER = b"open id:owner"
 
@@ -63,6 +63,16 @@ def test_an_open_that_was_refused() -> None:
     refused = called(open_call(PREVIOUS), words(18, 10013), status=10013)
     assert opens([refused]) == []
     assert [(r.what, r.granted_at) for r in reclaims([refused])] == [("OPEN", 0.0)]
+
+
+@pytest.mark.parametrize(("reclaim", "status", "found"), [
+    (0, 10013, [2.0]), (1, 10013, []), (0, 0, []), (0, 10025, [])])
+def test_a_lock_that_was_put_off_until_grace_is_over(
+    reclaim: int, status: int, found: list[float]
+) -> None:
+    lock = words(12, 2, reclaim)
+    call = called(lock, words(12, status), status=status)
+    assert held_off([call, called(open_call(FH), words(18, 10013), status=10013)]) == found
 
 
 def test_reclaim_complete() -> None:

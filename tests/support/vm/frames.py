@@ -190,6 +190,7 @@ def _nlm_reclaim(call: Call) -> bool:
 
 #: NFSv4 operations (RFC 8881 16.2.1), and what an OPEN may claim (18.16.1, open_claim_type4).
 _LOCK, _OPEN, _PUTFH, _SEQUENCE, _RECLAIM_COMPLETE = 12, 18, 22, 53, 58
+_ERR_GRACE = 10013
 CLAIMS = {0: "null", 1: "previous", 4: "fh"}
 
 
@@ -267,6 +268,21 @@ def opens(seen: list[Call]) -> list[Opened]:
                 )  # fmt: skip
         except struct.error:
             continue
+    return found
+
+
+def held_off(seen: list[Call]) -> list[float]:
+    """When the server answered a new NFSv4 LOCK with NFS4ERR_GRACE (RFC 8881 15.1.9.2)."""
+    found = []
+    for call in seen:
+        if (call.program, call.version, call.procedure) == (NFS, 4, 1) and call.result:
+            try:
+                operation, offset = _v4_operation(call.body)
+                new = operation == _LOCK and not struct.unpack_from(">II", call.body, offset)[1]
+                if new and struct.unpack_from(">I", call.result)[0] == _ERR_GRACE:
+                    found.append(call.replied_at)
+            except struct.error:
+                continue
     return found
 
 

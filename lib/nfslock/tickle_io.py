@@ -134,9 +134,9 @@ class Tickler:
             return
         ports = self._service_ports()
         began = self.system.monotonic()
+        self._seen = accepted
         self._look(ports)
         self._looked = now = self.system.monotonic()
-        self._seen = accepted
         self._next_look = now + min(max(_SHORTEST, _SHARE * (now - began)), _LONGEST)
 
     def _table(self, name: str) -> str:
@@ -159,6 +159,7 @@ class Tickler:
             except errors.Fenced:
                 raise
             except errors.Error as error:
+                self._seen = None  # to be tried again
                 ocf.logger.debug("connections are not recorded: %s", error)
 
     def _service_ports(self) -> set[int]:

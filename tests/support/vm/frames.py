@@ -250,11 +250,15 @@ def _v4_delegation(result: bytes) -> str:
     return "?"
 
 
+def _is_compound(call: Call) -> bool:
+    return (call.program, call.version, call.procedure) == (NFS, 4, 1)
+
+
 def opens(seen: list[Call]) -> list[Opened]:
     """Every NFSv4 OPEN that the server agreed to."""
     found = []
     for call in seen:
-        if (call.program, call.version, call.procedure) != (NFS, 4, 1) or not call.result:
+        if not _is_compound(call) or not call.result:
             continue
         try:
             operation, offset = _v4_operation(call.body)
@@ -275,14 +279,14 @@ def held_off(seen: list[Call]) -> list[float]:
     """When the server answered a new NFSv4 LOCK with NFS4ERR_GRACE (RFC 8881 15.1.9.2)."""
     found = []
     for call in seen:
-        if (call.program, call.version, call.procedure) == (NFS, 4, 1) and call.result:
-            try:
-                operation, offset = _v4_operation(call.body)
-                new = operation == _LOCK and not struct.unpack_from(">II", call.body, offset)[1]
-                if new and struct.unpack_from(">I", call.result)[0] == _ERR_GRACE:
-                    found.append(call.replied_at)
-            except struct.error:
-                continue
+        if not _is_compound(call) or not call.result:
+            continue
+        try:
+            new = _v4_operation(call.body)[0] == _LOCK and not _v4_reclaim(call.body)
+            if new and struct.unpack_from(">I", call.result)[0] == _ERR_GRACE:
+                found.append(call.replied_at)
+        except struct.error:
+            continue
     return found
 
 
@@ -298,7 +302,7 @@ def reclaims(seen: list[Call]) -> list[Reclaim]:
                 if call.result:
                     _, offset = _opaque(call.result, 0)
                     granted = struct.unpack_from(">I", call.result, offset)[0] == 0
-            elif (call.program, call.version, call.procedure) == (NFS, 4, 1):
+            elif _is_compound(call):
                 what = _v4_reclaim(call.body)
                 granted = call.result[:4] == b"\0\0\0\0"
         except struct.error:

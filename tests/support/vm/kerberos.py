@@ -7,8 +7,6 @@ machine's credentials, so that the principal that nfsd sees is host/CLIENT.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 from . import layout
 from .machine import Machine
 from .rig import Rig
@@ -34,9 +32,7 @@ _KEYTAB = "/etc/krb5.keytab"
 def set_up(rig: Rig) -> None:
     """Make the realm, hand out the keys, and start the daemons that speak for the kernels."""
     kdc = rig[KDC.name]
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda machine: machine.write("/etc/krb5.conf", _CONF),
-                      rig.machines.values()))
+    rig.each(lambda machine: machine.write("/etc/krb5.conf", _CONF))
     kdc.run(f"kdb5_util create -s -P rig -r {REALM} && krb5kdc", timeout=120)
     service = _key(kdc, f"nfs/{layout.SERVICE}")
     keys = {name: _key(kdc, f"host/{name}") for name in CLIENTS}
@@ -48,8 +44,7 @@ def set_up(rig: Rig) -> None:
         machine.run(f"echo {key} | base64 -d > {_KEYTAB} && chmod 600 {_KEYTAB} && sync && "
                     f"modprobe rpcsec_gss_krb5 && systemctl start run-rpc_pipefs.mount && {daemon}")
 
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(begin, rig.machines.values()))
+    rig.each(begin)
 
 
 def _key(kdc: Machine, principal: str) -> str:

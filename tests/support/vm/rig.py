@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable
 
@@ -60,6 +61,11 @@ class Rig:
 
     def __getitem__(self, name: str) -> Machine:
         return self.machines[name]
+
+    def each(self, work: Callable[[Machine], object]) -> None:
+        """Do this on every machine, at once."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(work, self.machines.values()))
 
     def boot(self, names: Iterable[str] | None = None) -> None:
         """Switch machines on, together, with an empty shared disk, and give them their names."""

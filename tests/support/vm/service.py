@@ -14,7 +14,6 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -144,9 +143,7 @@ def product() -> bytes:
 def equip(rig: Rig, setup: bool = True) -> None:
     """Give the machines the product and the lock programs, all at once; see equip_machine."""
     archive = product()
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda machine: equip_machine(machine, archive, setup),
-                      rig.machines.values()))
+    rig.each(lambda machine: equip_machine(machine, archive, setup))
 
 
 def equip_machine(machine: Machine, archive: bytes, setup: bool = True) -> None:

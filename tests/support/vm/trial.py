@@ -39,8 +39,6 @@ class Trial:
         self.rig = rig
         self.protocol = protocol
         self.made_with = resources
-        #: Whether nfslock keeps the locks; if not, the trial is a control.
-        self.protected = any(r.parameters.get("lock_migration") == "yes" for r in resources)
         #: The programs that run in the saved state.
         self.saved: tuple[tuple[locks.Program, ...], tuple[locks.Program, ...]] = ((), ())
         self.reset()
@@ -57,6 +55,9 @@ class Trial:
                 clocks[machine.name] = machine.control.clock()
             program.rewind(clocks[machine.name])
         self.resources = self.made_with
+        #: Whether nfslock keeps the locks; if not, or when a test sees to it that it cannot, the
+        #: trial is a control.
+        self.protected = any(r.parameters.get("lock_migration") == "yes" for r in self.resources)
         self.active = self.rig["node-a"]
         self.allowed: list[str] = []
         self.fault_at = 0.0

@@ -61,7 +61,7 @@ def check_v4(system: System, config: Config, store: str) -> None:
             "failover; restart nfsdcld, wait a second, restart nfs-server")
     if kernel.serving(system):
         grace.check(system)
-        if not config.v4_delegations and not grace.remaining(system):
+        if not grace.remaining(system):
             delegations.check(system)
         scope.check(
             system, config.ip[0], scope.wanted(system, config.server_scope, config.ip[0]))

@@ -8,7 +8,8 @@ is back first can then take a lock that its owner has not reclaimed yet: two own
 power cuts with NFSv4.1 show it: the reply to the rival's OPEN (CLAIM_PREVIOUS) brings a write
 delegation; the owner's own gets NFS4ERR_DELAY; the rival is recalled, says NFS4_OK and returns
 nothing before the grace period is over; then the owner gets NFS4ERR_NO_GRACE and has lost the lock.
-A delegation is also what makes the times of `grace.py` dangerous.
+A delegation is also what makes the times of `grace.py` dangerous, and no times make it safe. So no
+parameter lets nfsd give them out.
 
 But a client that *holds* delegations has its locks nowhere else, and loses them without a word when
 the adoptive node does not give the delegations back. So they are off from a service's first start
@@ -75,11 +76,8 @@ def outstanding(system: System) -> int:
     return sum(b" DELEG " in line for line in lines)
 
 
-def prepare(runtime: Runtime, held: Nfsdcld, clients: int, wanted: bool) -> None:
-    """Before nfsd starts: off, unless asked for or clients that may reclaim may have some."""
-    if wanted:
-        held.note(NOTE, False)
-        return
+def prepare(runtime: Runtime, held: Nfsdcld, clients: int) -> None:
+    """Before nfsd starts: off, unless clients that may reclaim may have some from before."""
     if clients and not held.noted(NOTE):
         ocf.logger.warning(
             "%d NFSv4 clients may hold delegations: these stay on for this takeover, with the risk "
@@ -112,7 +110,7 @@ def follow(runtime: Runtime, held: Nfsdcld, none_left: bool) -> bool:
 
 
 def check(system: System) -> None:
-    """Degraded while delegations are on although the service does not want them."""
+    """Degraded while somebody has switched delegations on again."""
     if enabled(system):
         raise Degraded("fs.leases-enable is 1: NFSv4 delegations are given out, and two clients "
                        "with the same files open can lose locks at a takeover")

@@ -217,14 +217,6 @@ PARAMETERS = (
         _one_of("mirror", "direct"),
     ),
     Parameter(
-        "v4_delegations", "boolean", "no", "Let nfsd give out NFSv4 delegations",
-        "no: fs.leases-enable is 0 on the node while the service is on it. With delegations, two "
-        "clients that have the same files open can lose locks at a takeover, and one lock can "
-        "even get two owners (seen with Linux 6.12). Clients that may hold delegations from "
-        "before keep them until the next grace period is over.",
-        parse_bool,
-    ),
-    Parameter(
         "takeover_running_nfsd", "string", "refuse", "When nfsd already runs at the start",
         "nfsd reads its recovery records only when it starts. refuse: the start fails and says "
         "so. restart: nfsd is restarted, which gives every client of the node a grace period.",
@@ -307,7 +299,7 @@ class Config:
     __slots__ = ("callout_timeout", "filesystems", "holding_dir", "ip", "lock_migration",
                  "lockd_kill", "nfs_client", "nfs_versions", "notify_names", "notify_timeout",
                  "notify_window", "propagate_interval", "server_scope", "statd_dir",
-                 "takeover_running_nfsd", "tickle", "v4_delegations", "v4_records", "v4_tracking")
+                 "takeover_running_nfsd", "tickle", "v4_records", "v4_tracking")
 
     holding_dir: str
     propagate_interval: float
@@ -325,7 +317,6 @@ class Config:
     nfs_client: str
     v4_tracking: str
     v4_records: str
-    v4_delegations: bool
     takeover_running_nfsd: str
     server_scope: str
 

@@ -198,7 +198,7 @@ class Propagator:
         self._caught_up = missed
         if self.recovery is not None:
             yield from self.recovery.steps(self._settled)
-            if not self.config.v4_delegations and self._settled():
+            if self._settled():
                 self._no_delegations = delegations.follow(
                     self.runtime, self.recovery.held.database, self._no_delegations)
         self._check_server()

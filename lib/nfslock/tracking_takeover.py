@@ -134,7 +134,7 @@ class Takeover:
         heirs = self._merge(before)
         delegations.prepare(
             Runtime(self.system, self.holding.service), Held(self.system, self.holding).database,
-            len(heirs), self.config.v4_delegations)
+            len(heirs))
         if self.direct:
             tracking_direct.place(self.system, f"{self.holding.path}/{DATABASE}")
         ocf.logger.info("%d NFSv4 clients may reclaim (%s)", len(heirs), self.store)

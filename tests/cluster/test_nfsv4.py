@@ -16,7 +16,7 @@ from tests.support.vm.machine import Machine
 from tests.support.vm.report import Record
 from tests.support.vm.rig import Rig
 from tests.support.vm.service import Grace
-from tests.support.vm.trial import BYTES, KINDS, Trial, steady
+from tests.support.vm.trial import BYTES, KINDS, PLAIN, Setting, Trial, steady
 
 SUITE = os.environ.get("SUITE", "trixie")
 with_sessions = pytest.mark.parametrize(
@@ -30,13 +30,14 @@ each_version = pytest.mark.parametrize("protocol", [
 
 
 def rival_first(
-    rig: Rig, protocol: str, then: Callable[[Trial], object] = lambda trial: None, **more: str
-) -> Trial:
+    rig: Rig, protocol: str, then: Callable[[Trial], object] = lambda trial: None,
+    setting: Setting = PLAIN,
+) -> Trial:  # fmt: skip
     """A power cut after which the owner comes back only when the rival has reclaimed its opens.
 
     then: what is done before the owner is back.
     """
-    trial = steady(rig, protocol, **more)
+    trial = steady(rig, protocol, setting=setting)
     owner, rival = rig["client"], rig["rival"]
     owner.freeze()
     trial.power_cut()
@@ -62,7 +63,7 @@ def test_rival_is_back_first(rig: Rig, record: Record, protocol: str) -> None:
     record.finish(trial, "kept")
 
 
-@pytest.mark.scenario("control: the rival is back before the owner, v4_delegations=yes")
+@pytest.mark.scenario("control: the rival is back before the owner, delegations kept on")
 @pytest.mark.skipif(SUITE == "bookworm", reason="Linux 6.1 gives no delegation on a reclaim")
 @with_sessions
 def test_rival_is_back_first_control(rig: Rig, record: Record, protocol: str) -> None:
@@ -71,7 +72,7 @@ def test_rival_is_back_first_control(rig: Rig, record: Record, protocol: str) ->
         trial.wait_rivals("granted")
         assert trial.v4_in_grace(), "nfsd itself gave the locks away, after its grace period"
 
-    trial = rival_first(rig, protocol, granted_in_grace, v4_delegations="yes")
+    trial = rival_first(rig, protocol, granted_in_grace, Setting(delegations=True))
     assert audits.exclusion(trial)
     assert "write" in delegations_on_reclaim(trial)
     record.finish(trial, "two owners, as it must be")
@@ -84,17 +85,17 @@ def test_rival_is_back_first_control(rig: Rig, record: Record, protocol: str) ->
 ])
 @with_sessions
 def test_times(rig: Rig, record: Record, protocol: str, times: Grace) -> None:
-    trial = steady(rig, protocol, times=times)
+    trial = steady(rig, protocol, setting=Setting(times))
     trial.power_cut()
     trial.start(trial.other())
-    trial.recover()
+    trial.recover(by_itself=True)
     record.finish(trial, "kept")
 
 
-@pytest.mark.scenario("unsafe times with write delegations: refused or repaired")
+@pytest.mark.scenario("times with which a delegation could be revoked: refused or repaired")
 @pytest.mark.parametrize("protocol", ["4.1"])
 def test_unsafe_times(rig: Rig, record: Record, protocol: str) -> None:
-    trial = steady(rig, protocol, v4_delegations="yes")
+    trial = steady(rig, protocol)
     node = trial.other()
     nfslock = service.nfslock(trial.resources)
     trial.power_cut()
@@ -122,13 +123,13 @@ def test_conflicting_open(
     """The control: with a write delegation the owner keeps its lock to itself. The open recalls it,
     the owner asks for its lock and is put off until lockd's period is over, too; by then nfsd has
     revoked the delegation, and a process on the server has the lock."""
-    trial = steady(rig, protocol, fresh=True, v4_delegations="no" if kind == "on" else "yes")
+    trial = steady(rig, protocol, fresh=True, setting=Setting(delegations=kind == "off"))
     trial.owners = [locks.owner(rig["client"], [BYTES])]
     delegated = "DELEG" in "".join(audits.server_locks(trial, [BYTES])[BYTES])
     assert delegated == (kind == "off")
     rival = rig["rival"]
     if opener == "an NFSv3 client":
-        rival.run(f"umount {layout.MOUNT}")
+        locks.umount(rival)
         locks.mount(rival, "3")
     trial.power_cut()
     node = trial.other()
@@ -141,7 +142,7 @@ def test_conflicting_open(
     if opener == "an NFSv3 client":
         rival.begin(f"printf x | dd of={layout.MOUNT}/{BYTES} bs=1 seek=999 conv=notrunc")
     if kind == "on":
-        trial.recover()
+        trial.recover(by_itself=True)
         record.finish(trial, "kept")
         return
     trial.local_rival().wait_for("granted", timeout=120)
@@ -150,6 +151,30 @@ def test_conflicting_open(
     assert put_off and audits.exclusion(trial)
     record.finish(trial, "two owners, as it must be; the owner's LOCK was put off until "
                          f"{put_off[-1] - trial.started_at:.0f} s after the start")
+
+
+@pytest.mark.full
+@pytest.mark.scenario("delegations are switched off under a client that has one; power cut")
+@pytest.mark.skipif(SUITE == "bookworm", reason="Linux 6.1 gives no write delegations")
+@pytest.mark.parametrize(("protocol", "kind"), [("4.1", "on"), ("4.1", "off")])
+def test_delegations_from_before(
+    rig: Rig, record: Record, protocol: str, kind: str
+) -> None:
+    """Its lock is nowhere else, so it gets the delegation back once more. The control: it does not.
+    """
+    trial = steady(rig, protocol, fresh=True, setting=Setting(delegations=True))
+    trial.owners = [locks.owner(rig["client"], [BYTES])]
+    if kind == "off":
+        stop_mirroring(trial)
+    for node in (trial.other(), trial.active):
+        service.let_delegations_go(node)
+    if kind == "on":
+        trial.active.wait_until("test $(sysctl -n fs.leases-enable) = 0", 60)
+    assert "DELEG" in "".join(audits.server_locks(trial, [BYTES])[BYTES])
+    trial.power_cut()
+    trial.start(trial.other())
+    trial.protected = kind == "on"
+    record.finish(trial, trial.verdict())
 
 
 @pytest.mark.scenario("control: power cut, the adoptive node announces another scope")
@@ -220,7 +245,7 @@ def test_same_second(rig: Rig, record: Record, protocol: str, kind: str) -> None
 @pytest.mark.parametrize(("protocol", "kind"), [("4.0", "on"), ("4.1", "on"), ("4.1", "off")])
 def test_kerberos(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     """Who reclaims must be the principal on record. The control: another one is."""
-    trial = steady(rig, protocol, with_kerberos=True)
+    trial = steady(rig, protocol, setting=Setting(kerberos=True))
     database = f"{layout.HOLDING}/nfsdcld/main.sqlite"
     tables = trial.active.out("sqlite3", database, ".tables rec-%").split()
     hashes = [trial.active.out("sqlite3", database, f'SELECT hex(princhash) FROM "{table}"')
@@ -265,7 +290,7 @@ def test_who_lost_its_lease_reclaims_nothing(
     rig: Rig, record: Record, protocol: str, kind: str
 ) -> None:
     """It is back first, in the grace period. The control: nothing is mirrored while it is away."""
-    trial = steady(rig, protocol, times=Grace(45, 45, 15))
+    trial = steady(rig, protocol, setting=Setting(Grace(45, 45, 15)))
     away, heir = rig["client"], rig["rival"]
     if kind == "off":
         stop_mirroring(trial)
@@ -327,7 +352,7 @@ def test_direct_move(rig: Rig, record: Record, protocol: str) -> None:
 def test_older_forms(
     rig: Rig, record: Record, tracking: str, protocol: str, kind: str
 ) -> None:
-    trial = steady(rig, protocol, kind == "on", tracking=tracking)
+    trial = steady(rig, protocol, kind == "on", setting=Setting(tracking=tracking))
     if trial.protected:
         assert f"v4_tracking  {tracking}" in trial.active.out("nfslock", "status")
     trial.power_cut()

@@ -64,7 +64,7 @@ def test_planned_move(rig: Rig, record: Record, protocol: str, kind: str) -> Non
 
 
 @pytest.mark.scenario("active node frozen", driver="Pacemaker")
-@rows(full=("3-on", *OTHERS))
+@rows(full=("3-on", *OTHERS, *NFSV4))
 def test_frozen(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind)
     trial.fault()
@@ -75,7 +75,7 @@ def test_frozen(rig: Rig, record: Record, protocol: str, kind: str) -> None:
 
 
 @pytest.mark.scenario("active node frozen, cut off, thawed", driver="Pacemaker")
-@rows("3-on", full=("3-off",))
+@rows("3-on", full=("3-off", *NFSV4))
 def test_thawed_after_the_takeover(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     """Fencing that leaves the power on: the old owner comes back to life and has the address.
 
@@ -101,7 +101,9 @@ def test_thawed_after_the_takeover(rig: Rig, record: Record, protocol: str, kind
 
 
 @pytest.mark.scenario("export restarted in place", driver="Pacemaker")
-@rows(full=("3-on", "3-unlock"))
+@rows(full=tuple(
+    f"{protocol}-{kind}" for protocol in ("3", "4.0", "4.1", "4.2") for kind in ("on", "unlock")
+))
 def test_export_restarted(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     """nfslock, before it in the group, goes on; exportfs by default drops all locks as it stops."""
     trial = steady(rig, protocol, kind)
@@ -117,7 +119,7 @@ def test_export_restarted(rig: Rig, record: Record, protocol: str, kind: str) ->
 
 @pytest.mark.full
 @pytest.mark.scenario("active node frozen for 1.5 s and thawed", driver="Pacemaker")
-@pytest.mark.parametrize("protocol", ["3"])
+@pytest.mark.parametrize("protocol", ["3", "4.0", "4.1", "4.2"])
 def test_frozen_briefly(rig: Rig, record: Record, protocol: str) -> None:
     trial = steady(rig, protocol)
     trial.fault()
@@ -129,7 +131,7 @@ def test_frozen_briefly(rig: Rig, record: Record, protocol: str) -> None:
 
 
 @pytest.mark.scenario("cluster network cut", driver="Pacemaker")
-@rows("3-on", full=OTHERS)
+@rows("3-on", full=(*OTHERS, *NFSV4))
 def test_cluster_network_cut(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind)
     trial.fault()
@@ -140,7 +142,7 @@ def test_cluster_network_cut(rig: Rig, record: Record, protocol: str, kind: str)
 
 
 @pytest.mark.scenario("power cut, fencing impossible for a while", driver="Pacemaker")
-@rows("3-on", full=("3-off",))
+@rows("3-on", full=("3-off", *NFSV4))
 def test_unfenceable(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind)
     trial.allowed = ["Operation 'reboot'.* targeting node-a", "Too many failures"]
@@ -160,7 +162,7 @@ def test_unfenceable(rig: Rig, record: Record, protocol: str, kind: str) -> None
 
 @pytest.mark.full
 @pytest.mark.scenario("propagator killed", driver="Pacemaker")
-@pytest.mark.parametrize("protocol", ["3"])
+@pytest.mark.parametrize("protocol", ["3", "4.0", "4.1", "4.2"])
 def test_propagator_killed(rig: Rig, record: Record, protocol: str) -> None:
     trial = steady(rig, protocol)
     trial.fault()

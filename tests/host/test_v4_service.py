@@ -358,14 +358,6 @@ def test_delegations_are_off_while_the_service_is_here(both: Cluster) -> None:
     assert b.read(LEASES) == "0\n", "this service's clients never had one"
 
 
-def test_control_delegations_that_are_wanted_stay_on(both: Cluster) -> None:
-    service, a = both.service, both.a
-    service.agent.parameters["v4_delegations"] = "yes"
-    service.mount(a)
-    service.start(a)
-    assert a.read(LEASES) == "1\n"
-
-
 def test_clients_from_before_get_their_delegations_back_once(both: Cluster) -> None:
     """A has been served without this resource: its locks may stand under a delegation."""
     service, a, b = both.service, both.a, both.b

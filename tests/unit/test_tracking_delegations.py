@@ -33,16 +33,16 @@ def held(node: Runtime) -> Nfsdcld:
 
 
 def test_a_first_start_switches_them_off(node: Runtime, held: Nfsdcld) -> None:
-    delegations.prepare(node, held, 0, False)
+    delegations.prepare(node, held, 0)
     assert not delegations.enabled(node.system) and held.noted(delegations.NOTE)
 
 
 def test_a_takeover_of_clients_without_delegations_switches_them_off(
     node: Runtime, held: Nfsdcld
 ) -> None:
-    delegations.prepare(node, held, 0, False)
+    delegations.prepare(node, held, 0)
     delegations.switch(node, True)  # the other node
-    delegations.prepare(node, held, 7, False)
+    delegations.prepare(node, held, 7)
     assert not delegations.enabled(node.system)
 
 
@@ -52,14 +52,14 @@ def test_clients_that_may_have_some_get_them_back(
 ) -> None:
     """Their locks are under the delegations, and nowhere else."""
     delegations.switch(node, before)
-    delegations.prepare(node, held, 7, False)
+    delegations.prepare(node, held, 7)
     assert delegations.enabled(node.system) and not held.noted(delegations.NOTE)
 
 
 def test_they_go_once_the_service_stands(node: Runtime, held: Nfsdcld) -> None:
     root = Path(node.system.root)
     (root / "proc/locks").write_text("1: DELEG  ACTIVE    WRITE 284 fe:10:32779 0 EOF\n")
-    delegations.prepare(node, held, 7, False)
+    delegations.prepare(node, held, 7)
     delegations.follow(node, held, False)
     assert not delegations.enabled(node.system) and not held.noted(delegations.NOTE)
     delegations.follow(node, held, False)
@@ -76,7 +76,7 @@ def test_not_while_clients_reclaim(node: Runtime, held: Nfsdcld) -> None:
                        "proc/9/stat": "9 (nfsd) S " + "0 " * 18 + "0 0"}.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
-    delegations.prepare(node, held, 7, False)
+    delegations.prepare(node, held, 7)
     delegations.follow(node, held, False)
     assert delegations.enabled(node.system)
     (root / "proc/fs/nfsd/v4_end_grace").write_text("Y")
@@ -85,7 +85,7 @@ def test_not_while_clients_reclaim(node: Runtime, held: Nfsdcld) -> None:
 
 
 def test_somebody_switches_them_on_again(node: Runtime, held: Nfsdcld) -> None:
-    delegations.prepare(node, held, 0, False)
+    delegations.prepare(node, held, 0)
     delegations.switch(node, True)
     with pytest.raises(Degraded, match="leases-enable"):
         delegations.check(node.system)
@@ -93,18 +93,11 @@ def test_somebody_switches_them_on_again(node: Runtime, held: Nfsdcld) -> None:
     assert not delegations.enabled(node.system) and not held.noted(delegations.NOTE)
 
 
-def test_wanted_delegations_are_left_alone(node: Runtime, held: Nfsdcld) -> None:
-    delegations.prepare(node, held, 0, False)
-    delegations.switch(node, True)
-    delegations.prepare(node, held, 0, True)
-    assert delegations.enabled(node.system) and not held.noted(delegations.NOTE)
-
-
 @pytest.mark.parametrize("before", [True, False])
 def test_a_stop_sets_the_switch_as_it_was(node: Runtime, held: Nfsdcld, before: bool) -> None:
     delegations.switch(node, before)
     node.remove("leases")
-    delegations.prepare(node, held, 7, False)  # on, for clients that may have some
+    delegations.prepare(node, held, 7)  # on, for clients that may have some
     delegations.follow(node, held, False)  # off
     assert not delegations.enabled(node.system)
     delegations.restore(node)
@@ -113,7 +106,7 @@ def test_a_stop_sets_the_switch_as_it_was(node: Runtime, held: Nfsdcld, before: 
 
 
 def test_a_stop_leaves_the_switch_alone_that_nobody_set(node: Runtime, held: Nfsdcld) -> None:
-    delegations.prepare(node, held, 0, True)
     Path(node.system.root, SWITCH).write_text("0\n")  # the administrator
+    delegations.prepare(node, held, 0)
     delegations.restore(node)
     assert not delegations.enabled(node.system)

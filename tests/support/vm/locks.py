@@ -119,6 +119,11 @@ def mount(machine: Machine, version: str, options: str = "") -> None:
     assert done.rc == 0, f"{machine.name}: NFSv{version}: {done.err}"
 
 
+def umount(machine: Machine) -> None:
+    """Leave the service: what the server knows of an NFSv4 client goes, too."""
+    machine.run(f"umount {layout.MOUNT}", timeout=90)
+
+
 def owner(
     machine: Machine, names: list[str], kind: str = "posix", interval: float = 0.25
 ) -> Program:

@@ -184,6 +184,20 @@ def set_tracking(machine: Machine, tracking: str) -> None:
         machine.run("echo '' > /sys/module/nfsd/parameters/cltrack_prog")
 
 
+#: What nfslock switches delegations off with, and what a test puts over it.
+_LEASES, _COVER = "/proc/sys/fs/leases-enable", "/run/leases-enable"
+
+
+def keep_delegations(machine: Machine) -> None:
+    """Let a node's nfsd give out delegations, and nfslock switch off something else instead."""
+    machine.run(f"echo 1 > {_LEASES} && echo 1 > {_COVER} && mount --bind {_COVER} {_LEASES}")
+
+
+def let_delegations_go(machine: Machine) -> None:
+    """From now on nfslock can switch a node's delegations off."""
+    machine.run(f"umount {_LEASES}")
+
+
 class Step(NamedTuple):
     """One call of an agent by hand."""
 

@@ -23,6 +23,27 @@ KINDS = {BYTES: "posix", WHOLE: "flock"}
 LOOK = 0.2
 
 
+class Setting(NamedTuple):
+    """How the servers and the clients of a trial are set up."""
+
+    times: service.Grace = service.USUAL
+    #: In which form nfsd keeps its NFSv4 recovery records.
+    tracking: str = service.TRACKING
+    #: The clients mount with sec=krb5.
+    kerberos: bool = False
+    #: nfsd may give out delegations, whatever nfslock does.
+    delegations: bool = False
+
+    def words(self) -> list[str]:
+        """What is not as usual, for the name of a saved state."""
+        words = ["_".join(map(str, self.times))] if self.times != PLAIN.times else []
+        words += [self.tracking] if self.tracking != PLAIN.tracking else []
+        return words + [word for word in ("kerberos", "delegations") if getattr(self, word)]
+
+
+PLAIN = Setting()
+
+
 class Times(NamedTuple):
     """Seconds from the fault; None for what was not seen."""
 
@@ -35,10 +56,15 @@ class Times(NamedTuple):
 class Trial:
     """See the module. `protocol` is "3", "4.0", "4.1" or "4.2"."""
 
-    def __init__(self, rig: Rig, protocol: str, resources: tuple[service.Resource, ...]) -> None:
+    def __init__(
+        self, rig: Rig, protocol: str, resources: tuple[service.Resource, ...],
+        delegations: bool = False,
+    ) -> None:  # fmt: skip
         self.rig = rig
         self.protocol = protocol
         self.made_with = resources
+        #: Whether nfsd may give out delegations; see service.keep_delegations.
+        self.delegations = delegations
         #: The programs that run in the saved state.
         self.saved: tuple[tuple[locks.Program, ...], tuple[locks.Program, ...]] = ((), ())
         self.reset()
@@ -73,11 +99,6 @@ class Trial:
     def origin(self) -> float:
         """The host's monotonic time from which seconds are counted."""
         return self.fault_at or self.locked_at
-
-    @property
-    def delegations(self) -> bool:
-        """Whether the service lets nfsd give out write delegations."""
-        return any(r.parameters.get("v4_delegations") == "yes" for r in self.resources)
 
     def other(self) -> Machine:
         """The node that does not serve."""
@@ -288,13 +309,24 @@ class Trial:
         complaints = audits.complaints(self)
         assert not complaints, "\n".join(complaints)
 
-    def recover(self) -> None:
-        """The active node has just started: every lock comes back, nobody else gets one."""
+    def wait_grace(self, timeout: float = 300) -> None:
+        """Wait until both grace periods have ended by themselves."""
+        wait_until(
+            lambda: not (self.in_grace() or self.v4_in_grace()), "grace ends", timeout, pause=1)
+
+    def recover(self, by_itself: bool = False) -> None:
+        """The active node has just started: every lock comes back, nobody else gets one.
+
+        by_itself: the grace periods are not ended by hand.
+        """
         self.wait_held()
         self.wait_io()
         self.wait_reclaimed()
         self.local_rival()
-        self.end_grace()
+        if by_itself:
+            self.wait_grace()
+        else:
+            self.end_grace()
         self.wait_rivals("denied")
         self.judge()
 
@@ -393,36 +425,27 @@ def saved(rig: Rig, name: str, make: Callable[[], T]) -> T:
 
 def steady(
     rig: Rig, protocol: str, lock_migration: bool = True, fresh: bool = False,
-    times: service.Grace = service.USUAL, tracking: str = service.TRACKING,
-    with_kerberos: bool = False, **more: str,
+    setting: Setting = PLAIN, **more: str,
 ) -> Trial:  # fmt: skip
     """A trial in the steady state of this kind.
 
     fresh: the clients have mounted the service and taken no lock yet, nor has a rival tried.
-    tracking: in which form nfsd keeps its NFSv4 recovery records.
-    with_kerberos: the clients mount with sec=krb5.
     more: further parameters of nfslock.
     """
-    kind = [f"{key}={value}" for key, value in sorted(more.items())]
-    if times != service.USUAL:
-        kind.append("_".join(map(str, times)))
-    if tracking != service.TRACKING:
-        kind.append(tracking)
-    if with_kerberos:
-        kind.append("kerberos")
 
     def make() -> Trial:
         if fresh:
-            trial = served(rig, protocol, lock_migration, times, tracking, with_kerberos, **more)
-            trial.mount("sec=krb5" if with_kerberos else "")
+            trial = served(rig, protocol, lock_migration, setting, **more)
+            trial.mount("sec=krb5" if setting.kerberos else "")
             return trial
-        before = steady(rig, protocol, lock_migration, True, times, tracking, with_kerberos, **more)
-        trial = Trial(rig, protocol, before.made_with)
+        before = steady(rig, protocol, lock_migration, True, setting, **more)
+        trial = Trial(rig, protocol, before.made_with, setting.delegations)
         trial.take_locks()
         return trial
 
-    state = ["fresh" if fresh else "steady", protocol, "on" if lock_migration else "off", *kind]
-    return saved(rig, "-".join(state), make)
+    parameters = [f"{key}={value}" for key, value in sorted(more.items())]
+    state = ["fresh" if fresh else "steady", protocol, "on" if lock_migration else "off"]
+    return saved(rig, "-".join([*state, *parameters, *setting.words()]), make)
 
 
 def crowd(
@@ -443,20 +466,22 @@ def crowd(
 
 
 def served(
-    rig: Rig, protocol: str, lock_migration: bool, times: service.Grace = service.USUAL,
-    tracking: str = service.TRACKING, with_kerberos: bool = False, **more: str,
+    rig: Rig, protocol: str, lock_migration: bool, setting: Setting = PLAIN, **more: str,
 ) -> Trial:  # fmt: skip
     """The service on node-a, and no client of it yet."""
     equipped(rig)
-    if with_kerberos:
+    if setting.kerberos:
         kerberos.set_up(rig)
     versions = "3" if protocol == "3" else "3,4"
-    trial = Trial(rig, protocol, service.group(lock_migration, versions, **more))
-    for node in layout.NODES:
-        service.set_times(rig[node], times)
-        service.set_tracking(rig[node], tracking)
-    if not lock_migration and protocol != "3":
-        for node in layout.NODES:  # as with it: the records shall be the only difference
-            rig[node].run("sysctl -q fs.leases-enable=0")
+    resources = service.group(lock_migration, versions, **more)
+    trial = Trial(rig, protocol, resources, setting.delegations)
+    for node in (rig[name] for name in layout.NODES):
+        service.set_times(node, setting.times)
+        service.set_tracking(node, setting.tracking)
+        if setting.delegations:
+            service.keep_delegations(node)
+        elif not lock_migration and protocol != "3":
+            # As with it: the records shall be the only difference.
+            node.run("sysctl -q fs.leases-enable=0")
     trial.start(rig["node-a"])
     return trial

@@ -277,11 +277,13 @@ def test_agent_killed_in_start(rig: Rig, record: Record, protocol: str, seed: in
     node = trial.other()
     trial.power_cut()
     node.run(service.COMMANDS["fs"][0])
+    agent = "-f 'flm/nfsloc[k] start'"  # which the killer's own line does not match
     for _ in range(2):
-        delay = chance.uniform(0.2, 6.0)
-        killer = f"sleep {delay:.2f}; pkill -9 -f resource.d/flm/nfslock"
-        node.begin(killer, timeout=30)
+        killer = node.begin(
+            f"until pgrep {agent}; do sleep 0.05; done; "
+            f"sleep {chance.uniform(0, 2):.2f}; pkill -9 {agent}", timeout=60)
         service.call(node, service.nfslock(trial.resources), "start")
+        killer.result(60)
         assert service.call(node, service.nfslock(trial.resources), "stop").rc == 0
     node.run(service.COMMANDS["fs"][1])
     trial.start(node)

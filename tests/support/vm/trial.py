@@ -339,7 +339,8 @@ class Trial:
         """
         if self.protocol != "3":
             for owner in self.owners:
-                owner.wait_for("wrote", "error", after=self.fault_at + 0.5, timeout=150)
+                if not owner.died_at:
+                    owner.wait_for("wrote", "error", after=self.fault_at + 0.5, timeout=150)
             self.wait_reclaimed()
         files = self.held_files()
         if len(audits.exclusion(self)) < len(files):  # else grace is over, and the rivals have them

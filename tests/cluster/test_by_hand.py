@@ -21,8 +21,8 @@ from tests.support.wait import wait_until
 
 NFSV4 = ("4.0", "4.1", "4.2")
 QUICK = ("3-on", "3-off")
-#: Where NFSv3 is the more delicate, NFSv4 belongs to the full set.
-FULL = tuple(f"{protocol}-on" for protocol in NFSV4)
+#: One version of NFSv4 shows most of what all three do.
+FULL = ("4.0-on", "4.2-on")
 
 
 def rows(
@@ -223,7 +223,7 @@ def test_dead_client(rig: Rig, record: Record, protocol: str, kind: str) -> None
 
 
 @pytest.mark.scenario("power cut, 20 clients with 200 locks")
-@rows("3", *NFSV4, full=FULL)
+@rows("3", *NFSV4, full=("4.1-on", *FULL))
 def test_many_clients(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = crowd(rig, protocol, kind == "on")
     trial.power_cut()
@@ -247,7 +247,7 @@ def test_network_heals(rig: Rig, record: Record, protocol: str) -> None:
 
 
 @pytest.mark.scenario("a client reboots around the takeover")
-@rows("3", *NFSV4, full=FULL)
+@rows("3", *NFSV4, full=("4.1-on", *FULL))
 def test_rebooting_client(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     """Its old lock must not outlive it; the other client's locks are kept from its new life."""
     trial = steady(rig, protocol, kind == "on")

@@ -75,11 +75,12 @@ def test_frozen(rig: Rig, record: Record, protocol: str, kind: str) -> None:
 
 
 @pytest.mark.scenario("active node frozen, cut off, thawed", driver="Pacemaker")
-@rows("3-on", full=("3-off", *NFSV4))
+@rows("3-on", full=("3-off",))
 def test_thawed_after_the_takeover(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     """Fencing that leaves the power on: the old owner comes back to life and has the address.
 
     Cut off from the disk alone it answered dozens of waiting ARP requests before it noticed.
+    Not with NFSv4: Pacemaker takes the address away for longer than the rig's lease meanwhile.
     """
     trial = steady(rig, protocol, kind)
     old = trial.active
@@ -96,8 +97,6 @@ def test_thawed_after_the_takeover(rig: Rig, record: Record, protocol: str, kind
     if trial.protected:
         trial.wait_held()
     old.thaw()
-    if not trial.protected:  # nfslock writes to the disk by itself
-        old.begin(f"touch {layout.EXPORT}/noticed; sync")
     wait_until(lambda: not old.alive, "the old node notices and panics", 120)
     # Pacemaker saw the group active on both nodes for a moment, and starts it anew.
     wait_online(trial.active, 1)

@@ -23,13 +23,6 @@ from tests.support.wait import wait_until
 
 CUTS = int(os.environ.get("NFSLOCK_CUTS", "10"))
 WINDOW = 0.5  # seconds
-#: Prints how many clients the held database knows.
-COUNT = f"""
-import sqlite3
-connection = sqlite3.connect("{layout.HOLDING}/nfsdcld/main.sqlite")
-tables = connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'rec-%'").fetchall()
-print(sum(connection.execute(f'SELECT count(*) FROM "{{name}}"').fetchone()[0] for name, in tables))
-"""
 
 
 def unmounted(rig: Rig, records: str) -> Trial:
@@ -67,7 +60,7 @@ def known(trial: Trial) -> int:
     """How many clients could reclaim, by the disk as the other node finds it."""
     node = trial.other()
     node.run(service.COMMANDS["fs"][0])
-    return int(node.out("python3", "-c", COUNT))
+    return service.v4_records(node)
 
 
 @pytest.mark.full

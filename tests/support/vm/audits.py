@@ -98,9 +98,7 @@ def held(trial: Trial) -> list[str]:
 def applications(trial: Trial) -> list[str]:
     """The lock owners saw no error, are alive, and wrote after the fault."""
     complaints = []
-    for owner in trial.owners:
-        if owner.died_at:
-            continue
+    for owner in trial.living_owners():
         errors = owner.entries("error")
         if errors:
             complaints.append(f"{owner.name}: {errors[0].errno} at {errors[0].file}")

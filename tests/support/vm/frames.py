@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Callable, NamedTuple, TypeVar
 
 from .switch import Frame
+
+T = TypeVar("T")
 
 NSM, NLM, NFS = 100024, 100021, 100003
 SM_NOTIFY = 6
@@ -254,40 +257,42 @@ def _is_compound(call: Call) -> bool:
     return (call.program, call.version, call.procedure) == (NFS, 4, 1)
 
 
-def opens(seen: list[Call]) -> list[Opened]:
-    """Every NFSv4 OPEN that the server agreed to."""
+def _from_answered(seen: list[Call], read: Callable[[Call], T | None]) -> list[T]:
+    """What `read` finds in the NFSv4 calls that were answered; None and what is cut short: nothing.
+    """
     found = []
     for call in seen:
-        if not _is_compound(call) or not call.result:
-            continue
-        try:
-            operation, offset = _v4_operation(call.body)
-            if operation == _OPEN and call.result[:4] == b"\0\0\0\0":
-                claim = CLAIMS.get(_v4_claim(call.body, offset), "?")
-                found.append(
-                    Opened(
-                        call.replied_at, call.source.split(":")[0], claim,
-                        _v4_delegation(call.result),
-                    )
-                )  # fmt: skip
-        except struct.error:
-            continue
+        if _is_compound(call) and call.result:
+            with suppress(struct.error):
+                what = read(call)
+                if what is not None:
+                    found.append(what)
     return found
+
+
+def opens(seen: list[Call]) -> list[Opened]:
+    """Every NFSv4 OPEN that the server agreed to."""
+
+    def opened(call: Call) -> Opened | None:
+        operation, offset = _v4_operation(call.body)
+        if operation != _OPEN or call.result[:4] != b"\0\0\0\0":
+            return None
+        claim = CLAIMS.get(_v4_claim(call.body, offset), "?")
+        client = call.source.split(":")[0]
+        return Opened(call.replied_at, client, claim, _v4_delegation(call.result))
+
+    return _from_answered(seen, opened)
 
 
 def held_off(seen: list[Call]) -> list[float]:
     """When the server answered a new NFSv4 LOCK with NFS4ERR_GRACE (RFC 8881 15.1.9.2)."""
-    found = []
-    for call in seen:
-        if not _is_compound(call) or not call.result:
-            continue
-        try:
-            new = _v4_operation(call.body)[0] == _LOCK and not _v4_reclaim(call.body)
-            if new and struct.unpack_from(">I", call.result)[0] == _ERR_GRACE:
-                found.append(call.replied_at)
-        except struct.error:
-            continue
-    return found
+
+    def put_off(call: Call) -> float | None:
+        new = _v4_operation(call.body)[0] == _LOCK and not _v4_reclaim(call.body)
+        late = new and struct.unpack_from(">I", call.result)[0] == _ERR_GRACE
+        return call.replied_at if late else None
+
+    return _from_answered(seen, put_off)
 
 
 def reclaims(seen: list[Call]) -> list[Reclaim]:

@@ -184,6 +184,20 @@ def set_tracking(machine: Machine, tracking: str) -> None:
         machine.run("echo '' > /sys/module/nfsd/parameters/cltrack_prog")
 
 
+#: Prints how many clients the held database knows.
+_COUNT = f"""
+import sqlite3
+connection = sqlite3.connect("{layout.HOLDING}/nfsdcld/main.sqlite")
+tables = connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'rec-%'").fetchall()
+print(sum(connection.execute(f'SELECT count(*) FROM "{{name}}"').fetchone()[0] for name, in tables))
+"""
+
+
+def v4_records(machine: Machine) -> int:
+    """How many NFSv4 recovery records a node finds in the holding directory."""
+    return int(machine.out("python3", "-c", _COUNT))
+
+
 #: What nfslock switches delegations off with, and what a test puts over it.
 _LEASES, _COVER = "/proc/sys/fs/leases-enable", "/run/leases-enable"
 

@@ -19,6 +19,7 @@ from .rig import Rig
 
 BYTES, WHOLE = "byte-range", "whole-file"
 KINDS = {BYTES: "posix", WHOLE: "flock"}
+NFSV4 = ("4.0", "4.1", "4.2")
 #: Seconds between two looks into a machine, or through the whole recording.
 LOOK = 0.2
 
@@ -108,13 +109,15 @@ class Trial:
         nodes = [self.rig[name] for name in layout.NODES]
         return [node for node in nodes if node.alive and not node.frozen]
 
+    def living_owners(self) -> list[locks.Program]:
+        return [owner for owner in self.owners if not owner.died_at]
+
     def held_files(self) -> list[str]:
         """Files of the export whose lock a living client holds and has not given back."""
         files = []
-        for owner in self.owners:
-            if not owner.died_at:
-                gone = {entry.file for entry in owner.entries("releasing")}
-                files += [path.rsplit("/", 1)[1] for path in owner.paths if path not in gone]
+        for owner in self.living_owners():
+            gone = {entry.file for entry in owner.entries("releasing")}
+            files += [path.rsplit("/", 1)[1] for path in owner.paths if path not in gone]
         return files
 
     # -- what is done
@@ -209,9 +212,8 @@ class Trial:
 
     def wait_io(self, timeout: float = 90) -> None:
         """Wait until every living owner has written since the fault."""
-        for owner in self.owners:
-            if not owner.died_at:
-                owner.wait_for("wrote", after=self.fault_at + 0.5, timeout=timeout)
+        for owner in self.living_owners():
+            owner.wait_for("wrote", after=self.fault_at + 0.5, timeout=timeout)
 
     def wait_reclaimed(self, only: Machine | None = None, timeout: float = 200) -> None:
         """Wait until every living NFSv4 client has reclaimed what it had, or can no more.
@@ -338,9 +340,8 @@ class Trial:
         time to do so.
         """
         if self.protocol != "3":
-            for owner in self.owners:
-                if not owner.died_at:
-                    owner.wait_for("wrote", "error", after=self.fault_at + 0.5, timeout=150)
+            for owner in self.living_owners():
+                owner.wait_for("wrote", "error", after=self.fault_at + 0.5, timeout=150)
             self.wait_reclaimed()
         files = self.held_files()
         if len(audits.exclusion(self)) < len(files):  # else grace is over, and the rivals have them

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from .params import address_family
+from .values import address_family
 
 #: linux/if_ether.h and if_arp.h; linux/in6.h.
 _ETH_P_ARP, _ETH_P_IP, _ARPHRD_ETHER = 0x0806, 0x0800, 1

@@ -17,7 +17,6 @@ from .system import System
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
     from typing import NoReturn
 
 _LONGDESC = """\
@@ -64,24 +63,17 @@ def _raw() -> dict[str, str]:
             for parameter in params.PARAMETERS if f"OCF_RESKEY_{parameter.name}" in os.environ}
 
 
-def _actions() -> ModuleType:
-    """The module of the actions that monitor has no time to load."""
-    from . import actions
-
-    return actions
-
-
 def _start() -> None:
-    from . import propagator
+    from . import propagate, start
 
-    _actions().start(System(), params.parse(_raw()), _service(), _raw(), propagator.main)
+    start.start(System(), params.parse(_raw()), _service(), _raw(), propagate.main)
 
 
 def _stop() -> None:
-    actions = _actions()
+    from . import stop
 
     # Whatever is wrong with the parameters, a stop must not fail for it.
-    actions.stop(System(), _service(), _raw().get("holding_dir", "").rstrip("/"))
+    stop.stop(System(), _service(), _raw().get("holding_dir", "").rstrip("/"))
 
 
 def _monitor() -> None:
@@ -91,15 +83,17 @@ def _monitor() -> None:
 
 
 def _reload() -> None:
-    actions = _actions()
+    from . import start
 
-    actions.reload(System(), params.parse(_raw()), _service(), _raw())
+    start.reload(System(), params.parse(_raw()), _service(), _raw())
 
 
 def _validate() -> None:
     config = params.parse(_raw())
     if _level() >= 10:
-        _actions().validate(System(), config, _service(), _level())
+        from . import start
+
+        start.validate(System(), config, _service(), _level())
 
 
 def _give_up_in_time() -> None:

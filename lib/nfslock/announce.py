@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 
-from . import grace, kernel, roster
+from . import grace, roster
 from ._vendor import ocf
 from .errors import Error
 from .holding import Holding
-from .notify import Vip
 from .notify_io import NotifySockets
+from .notify_job import Vip
 from .params import Config
+from .readiness import Probe, in_background, missing
 from .statd_watch import StatdWatch
 from .system import System
 
@@ -27,8 +27,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Seconds between two looks at whether nfsd, lockd and the exports are there.
-_PROBE_PAUSE = 0.25
 #: Seconds between two writes of the list while answers pour in, at least, and in multiples of the
 #: time that a write takes.
 _FLUSH_PAUSE, _FLUSH_SHARE = 0.1, 4
@@ -36,19 +34,6 @@ _FLUSH_PAUSE, _FLUSH_SHARE = 0.1, 4
 _NAME_PATIENCE = 1.0
 #: Seconds between two looks at who has not answered and why, and how many of them are named.
 _NAMING_PAUSE, _MOST_NAMED = 2.0, 20
-
-
-def missing(system: System, addresses: tuple[str, ...], device: int) -> str:
-    """What a reclaiming client would still lack here, "" when nothing."""
-    if kernel.serving(system) is False:
-        return "nfsd has no threads"
-    if not kernel.exported(system, device):
-        return "nothing on the service's filesystem is exported"
-    for address in addresses:
-        programs = kernel.missing_programs(address)
-        if programs:
-            return f"{' and '.join(programs)} does not answer on {address}"
-    return ""
 
 
 def names_of(address: str, configured: tuple[str, ...]) -> tuple[str, ...]:
@@ -60,16 +45,6 @@ def names_of(address: str, configured: tuple[str, ...]) -> tuple[str, ...]:
         except OSError:
             names = ()
     return tuple(dict.fromkeys((address, *names)))
-
-
-def _in_background(work: Callable[..., None], *arguments: object) -> threading.Thread:
-    """A thread for what may wait for the network; the process ends without waiting for it.
-
-    (concurrent.futures loads logging, which delays every takeover.)
-    """
-    thread = threading.Thread(target=work, args=arguments, daemon=True)
-    thread.start()
-    return thread
 
 
 class Announcement:
@@ -93,13 +68,9 @@ class Announcement:
         self.late = False
         self.sender: NotifySockets | None = None
         self._present = False
-        self._wake = wake
-        self._probing = False
-        self._looks = 0  # a look that began before the service went has nothing to say
-        self._answer: str | Exception | None = None
-        self._next_probe = 0.0
+        self._probe = Probe(self._look, wake)
         self._names: dict[str, tuple[str, ...]] = {}
-        self._look_ups = [_in_background(self._find_names, address) for address in config.ip]
+        self._look_ups = [in_background(self._find_names, address) for address in config.ip]
         self._answered: set[str] = set()
         self._next_flush = 0.0
         #: Clients that were asked and are not told yet, with the reason, some of them; and when to
@@ -124,7 +95,7 @@ class Announcement:
             self._leave()
             self._wait_for(f"{', '.join(absent)} on this node")
         elif self.ready_since is None:
-            self._next_probe = 0.0
+            self._probe.at_once()
 
     def _wait_for(self, reason: str) -> None:
         """Note what is waited for now ("": nothing), and for how long it was the one before."""
@@ -137,7 +108,7 @@ class Announcement:
         if self.ready_since is not None:
             self.waited, self.told_after = {}, None
         self.ready_since = None
-        self._looks, self._answer, self._probing = self._looks + 1, None, False
+        self._probe.forget()
         if self.sender is not None:
             self.sender.close()
             self.sender = None
@@ -146,7 +117,7 @@ class Announcement:
         """Announce to everybody on the list again: lockd has lost their locks."""
         self._leave()
         self.began = self.system.monotonic()
-        self._next_probe = 0.0
+        self._probe.at_once()
         self._wait_for("the restarted NFS server")
         self._answered = set()  # to a number that counts no more
         self.pending = set(self.holding.pending())
@@ -214,23 +185,14 @@ class Announcement:
         self._next_naming = now + _NAMING_PAUSE
 
     def _wait(self, now: float) -> float | None:
-        answer, self._answer = self._answer, None
+        answer = self._probe.answer(now)
         if answer is not None:
-            self._probing = False
-            self._next_probe = now + _PROBE_PAUSE
-            if isinstance(answer, Exception):
-                raise answer
             self._wait_for(answer)
-            if not self.waiting_for:
+            if not answer:
                 self.ready_since = now
                 self._look_at_grace()
                 return 0.0
-        if not self._probing:
-            if now < self._next_probe:
-                return self._next_probe - now
-            self._probing = True
-            _in_background(self._look, self._looks)
-        return None
+        return self._probe.next(now)
 
     def _look_at_grace(self) -> None:
         """Clients that are told too late reclaim in vain, and only their kernel's log says so."""
@@ -241,17 +203,9 @@ class Announcement:
                 "lose their locks; make it longer than the group's start takes (sysctl "
                 "fs.nfs.nlm_grace_period)", len(self.pending))
 
-    def _look(self, number: int) -> None:
-        """Find out what clients would still lack (in a thread)."""
-        answer: str | Exception
-        try:
-            answer = self._statd.missing() or missing(
-                self.system, self.config.ip, self._device)
-        except (Error, OSError, ValueError) as error:
-            answer = error
-        if number == self._looks:
-            self._answer = answer
-        self._wake()
+    def _look(self) -> str:
+        """What clients would still lack (in a thread)."""
+        return self._statd.missing() or missing(self.system, self.config.ip, self._device)
 
     def _find_names(self, address: str) -> None:
         """Find out by which names clients know the service (in a thread: DNS may hang)."""

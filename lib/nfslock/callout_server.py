@@ -13,8 +13,9 @@ import socket
 import struct
 
 from .errors import Error
+from .files import Like
 from .runtime import Runtime
-from .system import Like, System
+from .system import System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -88,9 +88,9 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _supervise(arguments: argparse.Namespace) -> int:
-    from . import propagator, supervise
+    from . import propagate, supervise
 
-    return supervise.supervise(arguments.service, propagator.main)
+    return supervise.supervise(arguments.service, propagate.main)
 
 
 def _setup_node(arguments: argparse.Namespace) -> int:

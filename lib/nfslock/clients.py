@@ -9,7 +9,7 @@ own locks. A mount of the service's own address hangs when the address leaves. O
 from __future__ import annotations
 
 from . import holders
-from .params import address_family, canonical_address
+from .values import address_family, canonical_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 
-from .params import canonical_address
+from .values import canonical_address
 
 _IN_MODIFY, _IN_CLOSE_WRITE = 0x2, 0x8
 _IN_MOVED_FROM, _IN_MOVED_TO, _IN_CREATE, _IN_DELETE = 0x40, 0x80, 0x100, 0x200

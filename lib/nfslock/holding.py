@@ -22,8 +22,9 @@ import stat
 
 from . import birthday, holders, nsm, reserve
 from .errors import ConfigError, Error, Fenced, NodeError
+from .files import TEMPORARY
 from .owner import Owner, decode_owner
-from .system import TEMPORARY, System
+from .system import System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

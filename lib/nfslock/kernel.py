@@ -11,8 +11,8 @@ import os
 import socket
 
 from . import kernel_tables, rpc
-from .params import address_family
 from .system import System
+from .values import address_family
 
 #: Seconds to wait for one answer of a program on this very node.
 _TIMEOUT = 1.0
@@ -145,3 +145,26 @@ def lockd_instance(system: System) -> tuple[int, int] | None:
         except (OSError, ValueError):
             continue
     return None
+
+
+class LockdWatch:
+    """Whether the lockd under a standing service is still the one that has its locks."""
+
+    SAME, STOPPED, RESTARTED = range(3)
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self._instance: tuple[int, int] | None = None
+
+    def look(self, stands: bool) -> int:
+        """What has become of it since the last call; stands: whether the service does."""
+        if not stands:
+            self._instance = None
+        elif self._instance is None:
+            self._instance = lockd_instance(self.system)
+        elif serving(self.system) is False:
+            return self.STOPPED
+        elif self.system.start_time(self._instance[0]) != self._instance[1]:
+            self._instance = None
+            return self.RESTARTED
+        return self.SAME

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from . import nsm, plan, statd
 from .errors import Error
+from .files import TEMPORARY
 from .holding import Holding
-from .system import TEMPORARY, System
+from .system import System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,9 +5,8 @@ Pure: no socket, no clock, no file, no name look-up (notify_io.py has these; ros
 clients stand behind a job). Time is a float, seconds on the caller's monotonic clock; addresses
 are canonical text, with a scope as %number.
 
-A *job* is one host to be told from one VIP. It asks the host's rpcbind for the port of its statd
-(RFC 1833), then sends SM_NOTIFY (XNFS chapter 11) for each mon_name in turn, one datagram at a
-time, each repeated until answered. The invariants, which the tests hold:
+A job (notify_job.py) is one host to be told from one VIP, one datagram at a time, each repeated
+until answered. The invariants, which the tests hold:
 
 * a job is done only when every mon_name was acknowledged with success, from the address and port
   asked, with the xid asked, on the socket asked from;
@@ -16,8 +15,6 @@ time, each repeated until answered. The invariants, which the tests hold:
 * the same question of the same job always has the same xid: repetitions can be told;
 * the dead do not hold up the living: jobs that advance go first, then those never asked, then
   repetitions, which back off from 0.25 s by doubling to 30 s.
-
-A job costs about 300 bytes: 100,000 are a supported number.
 """
 
 from __future__ import annotations
@@ -25,9 +22,25 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from . import rpc
+from .notify_job import (
+    AGAIN,
+    DONE,
+    FLIGHT,
+    LOOKUP,
+    LOOKUP_V3,
+    NAMES,
+    NEW,
+    PARKED,
+    WAITING,
+    Job,
+    Peer,
+    Vip,
+    calls_to,
+    peer_at,
+    plain,
+)
 
 RTO = 0.25
 RTO_MAX = 30.0
@@ -35,65 +48,9 @@ WINDOW = 2048
 PARK = 60.0  # seconds until a host without a registered statd is asked again
 RELOOKUP = 4  # time-outs after which statd's port, and the address, are in doubt
 
-# States of a job; FLIGHT, WAITING and AGAIN may be answered.
-_NEW, _FLIGHT, _WAITING, _AGAIN, _PARKED, _DONE = range(6)
-_MAY_BE_SENT = (_NEW, _AGAIN)
+_MAY_BE_SENT = (NEW, AGAIN)
 
-# What a job can ask; one xid each. Behind _NAMES come the mon_names.
-_LOOKUP, _LOOKUP_V3, _NAMES = range(3)
-
-Peer = tuple[object, ...]  # a socket address as the socket module has it
 Transmit = Callable[[int, list[bytes], list[Peer]], int]
-
-
-class Vip(NamedTuple):
-    """A source address, and the mon_names by which hosts know the server behind it."""
-
-    address: str
-    names: tuple[str, ...]
-
-
-class Job:
-    """One host to be told from one VIP, and how far that has come."""
-
-    __slots__ = (
-        "address", "due", "keys", "level", "lookup", "number", "others", "peer", "port", "slot",
-        "state", "step", "vip",
-    )  # fmt: skip
-
-    def __init__(self, number: int, vip: int, addresses: Sequence[str]) -> None:
-        self.number, self.vip = number, vip
-        self.address = addresses[0]
-        self.others = deque(addresses[1:]) if len(addresses) > 1 else None
-        self.state, self.due = _NEW, 0.0
-        self.slot = self.lookup = _LOOKUP  # what it asks; how it would ask for a port
-        self.peer: Peer = _peer(self.address, rpc.PORTMAP_PORT)  # whom it asks
-        self.port = 0  # of its statd; 0: not known
-        self.step = 0  # mon_names acknowledged
-        self.level = 0  # time-outs since it advanced
-        self.keys: tuple[str, ...] = ()  # the caller's
-
-    @property
-    def is_done(self) -> bool:
-        """Whether all mon_names were acknowledged."""
-        return self.state == _DONE
-
-    @property
-    def is_unregistered(self) -> bool:
-        """Whether the host answered last that it has no statd."""
-        return self.state == _PARKED
-
-    @property
-    def is_unanswered(self) -> bool:
-        """Whether the present question has timed out once or more."""
-        return self.level > 0
-
-    def ask(self) -> None:
-        """Go on to the question that is due: the port of its statd, or the next mon_name."""
-        if self.port:
-            self.slot, self.peer = _NAMES + self.step, _peer(self.address, self.port)
-        else:
-            self.slot, self.peer = self.lookup, _peer(self.address, rpc.PORTMAP_PORT)
 
 
 class Notifier:
@@ -126,10 +83,10 @@ class Notifier:
         self.jobs: list[Job] = []
         self.finished: list[Job] = []  # for the caller to collect and clear
         self._salt = salt
-        self._stride = _NAMES + max((len(vip.names) for vip in vips), default=0)
+        self._stride = NAMES + max((len(vip.names) for vip in vips), default=0)
         self._rto, self._rto_max, self._park_for = rto, rto_max, park
         # Everything behind the xid, by VIP and question.
-        self._tails = [[call[4:] for call in _calls(vip, state)] for vip in vips]
+        self._tails = [[call[4:] for call in calls_to(vip, state)] for vip in vips]
         # Queues. A job's entry is stale once its state or its due time has moved on.
         self._urgent: deque[Job] = deque()
         self._fresh = 0  # this job and all behind it were never asked
@@ -174,7 +131,7 @@ class Notifier:
         for job in taken:
             job.due = due
         for job in reversed(left):
-            job.state = _AGAIN if job.level else _NEW
+            job.state = AGAIN if job.level else NEW
             self._urgent.appendleft(job)
         if taken:
             self._flights.append((due, taken))
@@ -198,7 +155,7 @@ class Notifier:
         fresh = self.jobs[self._fresh : self._fresh + limit - len(jobs)]
         self._fresh += len(fresh)
         for job in fresh:
-            job.state = _FLIGHT
+            job.state = FLIGHT
         jobs += fresh
         self._pick(self._retry, jobs, limit)
         return jobs
@@ -208,7 +165,7 @@ class Notifier:
         while queue and len(jobs) < limit:
             job = queue.popleft()
             if job.state in _MAY_BE_SENT:
-                job.state = _FLIGHT
+                job.state = FLIGHT
                 jobs.append(job)
 
     def _expire(self, now: float) -> None:
@@ -216,24 +173,24 @@ class Notifier:
         while self._flights and self._flights[0][0] <= now:
             due, batch = self._flights.popleft()
             for job in batch:
-                if job.state == _FLIGHT and job.due == due:
+                if job.state == FLIGHT and job.due == due:
                     self.in_flight -= 1
                     # At most 2**20 first time-outs: the cap comes long before.
                     pause = min(self._rto * (1 << min(job.level, 20)), self._rto_max)
-                    self._sleep(job, _WAITING, max(due, due - self._rto + pause))
+                    self._sleep(job, WAITING, max(due, due - self._rto + pause))
         while self._sleeping and self._sleeping[0][0] <= now:
             due, number = heapq.heappop(self._sleeping)
             job = self.jobs[number]
             if job.due != due:
                 continue
-            if job.state == _WAITING:
+            if job.state == WAITING:
                 self._timed_out(job)
-            elif job.state == _PARKED:
-                job.state = _NEW
+            elif job.state == PARKED:
+                job.state = NEW
                 self._retry.append(job)
 
     def _timed_out(self, job: Job) -> None:
-        job.state = _AGAIN
+        job.state = AGAIN
         self._retry.append(job)
         job.level += 1
         if job.level % RELOOKUP:
@@ -242,9 +199,9 @@ class Notifier:
             job.others.append(job.address)
             job.address = job.others.popleft()
             job.port = 0
-            job.state = _NEW
+            job.state = NEW
         # The port stays known: the answer to an SM_NOTIFY may still come from there.
-        job.slot, job.peer = job.lookup, _peer(job.address, rpc.PORTMAP_PORT)
+        job.slot, job.peer = job.lookup, peer_at(job.address, rpc.PORTMAP_PORT)
 
     def _sleep(self, job: Job, state: int, until: float) -> None:
         job.state = state
@@ -263,7 +220,7 @@ class Notifier:
                 self.ignored += 1
             elif status != rpc.SUCCESS:
                 self._refused(now, job, slot, status)
-            elif slot >= _NAMES:
+            elif slot >= NAMES:
                 self._acknowledged(job)
             elif ":" in job.address:
                 self._found(now, job, rpc.read_getaddr(body))
@@ -280,19 +237,19 @@ class Notifier:
         if number >= len(self.jobs):
             return None
         job = self.jobs[number]
-        if not _FLIGHT <= job.state <= _AGAIN or vip != job.vip:
+        if not FLIGHT <= job.state <= AGAIN or vip != job.vip:
             return None
         asked = job.peer
         if slot != job.slot:
-            if not job.port or slot != _NAMES + job.step:
+            if not job.port or slot != NAMES + job.step:
                 return None
-            asked = _peer(job.address, job.port)
-        return job if peer == asked or _plain(peer) == _plain(asked) else None
+            asked = peer_at(job.address, job.port)
+        return job if peer == asked or plain(peer) == plain(asked) else None
 
     def _refused(self, now: float, job: Job, slot: int, status: int) -> None:
         """The program or the procedure is not there: an older rpcbind, or no statd behind it."""
-        if slot == _LOOKUP and status == rpc.PROG_MISMATCH and ":" in job.address:
-            job.lookup = job.slot = _LOOKUP_V3
+        if slot == LOOKUP and status == rpc.PROG_MISMATCH and ":" in job.address:
+            job.lookup = job.slot = LOOKUP_V3
             self._advance(job)
         else:
             self._found(now, job, 0)
@@ -304,7 +261,7 @@ class Notifier:
         if port == 0:
             job.level = 0
             self._landed(job)
-            self._sleep(job, _PARKED, now + self._park_for)
+            self._sleep(job, PARKED, now + self._park_for)
             return
         # A port looked up again is no progress: go on backing off.
         if job.level < RELOOKUP:
@@ -319,38 +276,14 @@ class Notifier:
             self._advance(job)
             return
         self._landed(job)
-        job.state = _DONE
+        job.state = DONE
         self.finished.append(job)
 
     def _advance(self, job: Job) -> None:
         self._landed(job)
-        job.state = _NEW
+        job.state = NEW
         self._urgent.append(job)
 
     def _landed(self, job: Job) -> None:
-        if job.state == _FLIGHT:
+        if job.state == FLIGHT:
             self.in_flight -= 1
-
-
-def _calls(vip: Vip, state: int) -> list[bytes]:
-    """Return the calls by slot, with an xid of 0."""
-    if ":" in vip.address:
-        calls = [rpc.encode_getaddr(0, rpc.STATD, 1, "udp6", rpcbvers=vers) for vers in (4, 3)]
-    else:
-        calls = [rpc.encode_getport(0, rpc.STATD, 1)] * 2
-    for name in vip.names:
-        args = rpc.notify_args(name, state)
-        calls.append(rpc.encode_call(0, rpc.STATD, 1, rpc.SM_NOTIFY, args))
-    return calls
-
-
-def _peer(address: str, port: int) -> Peer:
-    if ":" not in address:
-        return (address, port)
-    host, _, scope = address.partition("%")
-    return (host, port, 0, int(scope or 0))
-
-
-def _plain(peer: Peer) -> Peer:
-    """Return a socket address without the interface that recvfrom() names beside the scope."""
-    return (str(peer[0]).partition("%")[0], *peer[1:])

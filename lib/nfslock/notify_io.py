@@ -14,7 +14,8 @@ import socket
 from collections.abc import Sequence
 from itertools import repeat, starmap
 
-from .notify import PARK, WINDOW, Notifier, Peer, Vip
+from .notify import PARK, WINDOW, Notifier
+from .notify_job import Peer, Vip
 from .resolver import Resolver, canonical
 from .roster import WAITING, Roster
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import signal
 
 from . import birthday, delegations, errors, kernel, nsm, params, plan, supervise
 from ._vendor import ocf
@@ -39,7 +38,7 @@ _STATUS_PAUSE = 0.1
 _SLICE = 0.005
 
 
-class _Orphaned(Exception):
+class Orphaned(Exception):
     """The supervisor was killed: a new one takes over, with a new propagator."""
 
 
@@ -80,7 +79,7 @@ class Propagator:
         self.announcement.addresses_changed(self.addresses.current())
         self.tickler = Tickler(
             system, self.holding, self.config.ip if self.config.tickle else ())
-        self._instance: tuple[int, int] | None = None
+        self.lockd = kernel.LockdWatch(system)
         self._sweeping: Iterator[object] | None = None
         self._swept = self._prepared = False
         #: Whether no NFSv4 client has a delegation any more.
@@ -231,24 +230,16 @@ class Propagator:
 
     def _check_server(self) -> None:
         """Notice that lockd went away under a standing service: its locks went with it."""
-        if self.announcement.ready_since is None:
-            self._instance = None
+        found = self.lockd.look(self.announcement.ready_since is not None)
+        if found == self.lockd.SAME:
             return
-        if self._instance is None:
-            self._instance = kernel.lockd_instance(self.system)
-            return
-        if kernel.serving(self.system) is False:
-            # Kernels from 6.4 on unmonitor every client when nfsd stops: nobody went away.
-            self.mirror.forget_absences()
-            return
-        pid, born = self._instance
-        if self.system.start_time(pid) == born:
+        # Kernels from 6.4 on unmonitor every client when nfsd stops: nobody went away.
+        self.mirror.forget_absences()
+        if found == self.lockd.STOPPED:
             return
         # A new lockd has no locks and is in grace. Announcing again to one that still has them
         # would make clients reclaim outside of grace, and lose what they hold.
         ocf.logger.warning("lockd was restarted and has lost the locks: every client is told again")
-        self._instance = None
-        self.mirror.forget_absences()
         self.holding.write_state(nsm.next_state([self.holding.read_state() or 0], 0))
         self.holding.enlist(self.mirror.held)
         self.announcement.restart()
@@ -281,7 +272,7 @@ class Propagator:
         now = self.system.monotonic()
         if self._sweeping is None and now >= self._next_sweep:
             if os.getppid() != self._parent:
-                raise _Orphaned
+                raise Orphaned
             self._sweeping = self._sweep()
         if self._sweeping is not None:
             self._advance(now)
@@ -343,36 +334,3 @@ class Propagator:
         self.runtime.write("status", pairs)
         self._stale = False
         self._next_status = self.system.monotonic() + _STATUS_PAUSE
-
-
-def main(service: str) -> int:
-    """Run the propagator of the service whose parameters stand in its run-time directory."""
-    system = System()
-    runtime = Runtime(system, service)
-    given = runtime.read("parameters")
-    if given is None:
-        return supervise.FINAL
-    try:
-        propagator = Propagator(system, runtime, given)
-    except errors.Fenced as error:
-        ocf.logger.error("%s", error)
-        return supervise.FINAL
-
-    def stop(_number: int, _frame: object) -> None:
-        propagator.stopping = True
-        propagator.loop.wake()
-
-    def reload(_number: int, _frame: object) -> None:
-        again = runtime.read("parameters")
-        if again is not None:
-            propagator.reload(params.parse(again))
-        propagator.loop.wake()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGHUP, reload)
-    gc.disable()  # until the first sweep has read all records
-    try:
-        return propagator.run()
-    except _Orphaned:
-        supervise.launch(service)
-        return 0

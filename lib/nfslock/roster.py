@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .notify import Job, Notifier
+from .notify import Notifier
+from .notify_job import Job
 
 WAITING = "waiting"
 UNANSWERED = "no answer"  # asked, and none came within the time-out

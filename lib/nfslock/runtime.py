@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import os
 
-from .system import Like, System
+from .files import Like
+from .system import System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

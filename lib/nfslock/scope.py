@@ -14,7 +14,8 @@ import os
 
 from . import kernel, nfsconf, rpc, units
 from .errors import ConfigError, Error
-from .system import Like, System
+from .files import Like
+from .system import System
 
 #: Longest scope (bytes): nfsd keeps it as a host name (__NEW_UTS_LEN).
 MAX_SCOPE = 64

@@ -20,8 +20,10 @@ import json
 import os
 
 from . import nfsconf, scope, statd, units
+from ._vendor import ocf
 from .errors import Error
-from .system import Like, System
+from .files import Like
+from .system import System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,6 +126,12 @@ def missing(system: System) -> list[str]:
                 _DEPENDENCIES: f"{path} is missing or another: rpcbind may come after Pacemaker",
             }.get(path, f"{path} starts at boot what the cluster should start"))
     return lacking
+
+
+def advise(system: System) -> None:
+    """Log what this node lacks; locks are kept without it, but not in every case."""
+    for line in missing(system):
+        ocf.logger.warning("%s (see `nfslock setup-node`)", line)
 
 
 # -- changing it ---------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from . import nfsconf, nsm, processes, units
 from .errors import Error, MissingError
-from .system import TEMPORARY, Like, System
+from .files import TEMPORARY, Like
+from .system import System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

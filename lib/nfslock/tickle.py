@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
-from .params import address_family, canonical_address
+from .values import address_family, canonical_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

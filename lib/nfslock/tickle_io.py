@@ -17,8 +17,8 @@ from ._vendor import ocf
 from .events import Addresses
 from .holding import Holding
 from .kernel import port_of
-from .params import address_family
 from .system import System
+from .values import address_family
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import os
 
 from . import processes, tracking, tracking_sqlite, units
 from .errors import Error, MissingError
-from .system import Like, System
+from .files import Like
+from .system import System
 
 _UNIT = "nfsdcld.service"
 _DROP_IN = f"/run/systemd/system/{_UNIT}.d/nfslock.conf"

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""nfsdcld's database: schemas 1 to 4, epochs, beside the daemon or without it.
+"""nfsdcld's database, beside the daemon or without it: who may reclaim, who comes and goes.
 
-nfs-utils utils/nfsdcld/sqlite.c. `grace` holds two epochs: `current`, whose table `rec-%016x` takes
-new clients, and `recovery`, whose table says who may reclaim (0: not in grace). When nfsd starts,
-current becomes recovery; when it restarts within its grace period, recovery stays and *current is
-emptied*: what a restart shall find therefore goes into recovery if there is one. The daemon reads
-the epochs at its own start only, so nobody else may change them, or create or drop tables, while it
-runs; rows may come and go.
+The daemon reads the epochs (tracking_schema.py) at its own start only, so nobody else may change
+them, or create or drop tables, while it runs; rows may come and go.
 
 The same code keeps the copy in the holding directory, which nfsdclddb can print.
 """
@@ -14,6 +10,7 @@ The same code keeps the copy in the holding directory, which nfsdclddb can print
 from __future__ import annotations
 
 from . import recovery, tracking_sqlite
+from . import tracking_schema as schema
 from .errors import Error
 from .system import System
 
@@ -24,10 +21,7 @@ if TYPE_CHECKING:
 
     from .recovery import Clients
 
-#: The newest schema known here (CLD_SQLITE_LATEST_SCHEMA_VERSION).
-SCHEMA = 4
-_EPOCH = (1 << 64) - 1
-_COLUMNS = ("id", "princhash")
+#: Our table of those who were taken out.
 _REMOVED = "nfslock_removed"
 
 
@@ -63,10 +57,10 @@ class Nfsdcld:
         version = self._version(connection)
         if not version:
             return {}
-        return _all_rows(connection, _tables(connection, version))
+        return schema.all_rows(connection, schema.client_tables(connection, version))
 
     def _version(self, connection: sqlite3.Connection) -> int:
-        return tracking_sqlite.version(connection, self.path, SCHEMA)
+        return tracking_sqlite.version(connection, self.path, schema.NEWEST)
 
     # -- following -------------------------------------------------------------------------
 
@@ -87,9 +81,9 @@ class Nfsdcld:
 
     def _follow(self, connection: sqlite3.Connection) -> tuple[Clients, list[bytes]]:
         version = self._version(connection)
-        names = _tables(connection, version) if version else []
+        names = schema.client_tables(connection, version) if version else []
         status = self.system.status(self.path)
-        epoch = _epochs(connection)[0] if version > 2 else 0
+        epoch = schema.epochs(connection)[0] if version > 2 else 0
         view = (status.st_ino if status else 0, version, epoch, tuple(names))
         self.turned = self._view is not None and view != self._view
         if view == self._view:
@@ -101,8 +95,8 @@ class Nfsdcld:
                 self._rows.update(fresh)
                 return fresh, []
         before = self._view
-        rows = _all_rows(connection, names)
-        self._ends = {name: _end(connection, name) for name in names}
+        rows = schema.all_rows(connection, names)
+        self._ends = {name: schema.end_of(connection, name) for name in names}
         changed, gone = recovery.difference(self._rows, rows)
         self._rows, self._view = rows, view
         if isinstance(before, tuple) and (before[0] != view[0] or before[2] > epoch):
@@ -115,12 +109,12 @@ class Nfsdcld:
         ends = {}
         for name in names:
             count, last, row = self._ends[name]
-            ends[name] = _end(connection, name)
+            ends[name] = schema.end_of(connection, name)
             # A deleted last row's number is given away again.
             if last and row != connection.execute(
                     f'SELECT * FROM "{name}" WHERE rowid = ?', (last,)).fetchone():
                 return None
-            tail = _rows(connection, name, last)
+            tail = schema.rows_of(connection, name, last)
             new = connection.execute(
                 f'SELECT count(*) FROM "{name}" WHERE rowid > ?', (last,)).fetchone()[0]
             if ends[name][0] != count + new:
@@ -136,10 +130,10 @@ class Nfsdcld:
         def work(connection: sqlite3.Connection) -> None:
             version = self._prepared(connection)
             held: Clients = {}
-            for table in _tables(connection, version):
-                held.update(_rows(connection, table))
+            for table in schema.client_tables(connection, version):
+                held.update(schema.rows_of(connection, table))
             unwanted = [o for o in (*held, recovery.PLACEHOLDER) if o not in clients]
-            _apply(connection, version, clients, unwanted)
+            schema.apply(connection, version, clients, unwanted)
             connection.execute(f"DROP TABLE IF EXISTS {_REMOVED}")
             if version > 2:
                 # With 1, a restarted nfsdcld would empty the table to import nfsdcltrack's.
@@ -150,14 +144,14 @@ class Nfsdcld:
 
     def change(self, add: Mapping[bytes, bytes], drop: Iterable[bytes] = ()) -> None:
         """Add or replace clients and take others out, in one durable transaction."""
-        self._write(lambda connection: _apply(
+        self._write(lambda connection: schema.apply(
             connection, self._prepared(connection), add, list(drop)))
 
     def change_and_note(self, add: Mapping[bytes, bytes], drop: Iterable[bytes]) -> None:
         """The same, and keep in mind who was taken out (for the copy; nfsdcld ignores it)."""
         def work(connection: sqlite3.Connection) -> None:
             gone = list(drop)
-            _apply(connection, self._prepared(connection), add, gone)
+            schema.apply(connection, self._prepared(connection), add, gone)
             connection.execute(f"CREATE TABLE IF NOT EXISTS {_REMOVED} (id BLOB PRIMARY KEY)")
             connection.executemany(
                 f"INSERT OR IGNORE INTO {_REMOVED} VALUES (?)", ((owner,) for owner in gone))
@@ -215,98 +209,9 @@ class Nfsdcld:
         version = self._version(connection)
         if version:
             if version > 2 and not self.live:
-                for epoch in filter(None, _epochs(connection)):
-                    if _table(connection, epoch) is None:
-                        _create(connection, epoch)
+                for epoch in filter(None, schema.epochs(connection)):
+                    if schema.table_of(connection, epoch) is None:
+                        schema.add_table(connection, epoch)
             return version
-        connection.execute("CREATE TABLE parameters (key TEXT PRIMARY KEY, value TEXT)")
-        connection.execute("CREATE TABLE grace (current INTEGER , recovery INTEGER)")
-        connection.execute("INSERT INTO grace VALUES (1, 0)")
-        connection.execute(
-            "INSERT INTO parameters VALUES ('version', ?), ('first_time', '0')", (str(SCHEMA),))
-        _create(connection, 1)
-        return SCHEMA
-
-
-def _create(connection: sqlite3.Connection, epoch: int) -> None:
-    connection.execute(
-        f'CREATE TABLE "rec-{epoch:016x}" (id BLOB PRIMARY KEY, princhash BLOB)')
-
-
-def _epochs(connection: sqlite3.Connection) -> tuple[int, int]:
-    """(current, recovery); SQLite stores the 64 bits as a signed number."""
-    row = connection.execute("SELECT current, recovery FROM grace").fetchone()
-    if row is None:
-        return 0, 0
-    if not all(isinstance(number, int) for number in row):
-        raise connection.DatabaseError("its grace table is damaged")
-    return row[0] & _EPOCH, row[1] & _EPOCH
-
-
-def _table(connection: sqlite3.Connection, epoch: int) -> str | None:
-    """The epoch's table: nfs-utils 2.4.1 did not pad its name, later ones rename it at start."""
-    known = tracking_sqlite.tables(connection)
-    for name in (f"rec-{epoch:016x}", f"rec-{epoch:x}"):
-        if name in known:
-            return name
-    return None
-
-
-def _tables(connection: sqlite3.Connection, version: int) -> list[str]:
-    """Where clients stand; the one that the next start of nfsd reads comes first."""
-    if version <= 2:
-        return ["clients"]
-    current, recover = _epochs(connection)
-    found = [_table(connection, epoch) for epoch in (recover, current) if epoch]
-    return [name for name in found if name is not None]
-
-
-def _columns(connection: sqlite3.Connection, table: str) -> tuple[str, ...]:
-    return tuple(n for n in tracking_sqlite.columns(connection, table) if n in _COLUMNS)
-
-
-def _rows(connection: sqlite3.Connection, table: str, after: int = 0) -> Clients:
-    """The usable rows of one table, from a rowid on."""
-    principal = "princhash" if "princhash" in _columns(connection, table) else "NULL"
-    rows = connection.execute(
-        f'SELECT id, {principal} FROM "{table}" WHERE rowid > ?', (after,))
-    return {owner: principal or b"" for owner, principal in rows
-            if recovery.usable(owner, principal or b"") and owner != recovery.PLACEHOLDER}
-
-
-def _all_rows(connection: sqlite3.Connection, names: Iterable[str]) -> Clients:
-    """The rows of several tables; who came back last says with which principal."""
-    rows: Clients = {}
-    for name in names:
-        rows.update(_rows(connection, name))
-    # Hashing 100,000 ids takes longer than reading them.
-    return recovery.union(rows) if any(map(recovery.is_hashed, rows)) else rows
-
-
-def _end(connection: sqlite3.Connection, table: str) -> tuple[int, int, object]:
-    """How many rows there are, the last one's rowid, and all of that row."""
-    count = connection.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0]
-    row = connection.execute(
-        f'SELECT rowid, * FROM "{table}" ORDER BY rowid DESC LIMIT 1').fetchone()
-    return (count, row[0], row[1:]) if row else (0, 0, None)
-
-
-def _apply(
-    connection: sqlite3.Connection, version: int, add: Mapping[bytes, bytes], drop: list[bytes]
-) -> None:
-    names = _tables(connection, version)
-    if not names:
-        raise Error("the epoch of the database has no table: run `nfsdclddb fix-table-names`")
-    for name in names:
-        connection.executemany(f'DELETE FROM "{name}" WHERE id = ?', ((owner,) for owner in drop))
-    target = names[0]
-    known = _rows(connection, target) if len(add) > 100 else {}
-    rows = [(owner, principal or None) for owner, principal in add.items()
-            if recovery.usable(owner, principal) and known.get(owner) != principal]
-    if "princhash" in _columns(connection, target):
-        connection.executemany(
-            f'INSERT OR REPLACE INTO "{target}" (id, princhash) VALUES (?, ?)', rows)
-    else:
-        connection.executemany(
-            f'INSERT OR REPLACE INTO "{target}" (id) VALUES (?)', ((row[0],) for row in rows))
-
+        schema.create(connection)
+        return schema.NEWEST

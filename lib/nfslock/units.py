@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 
-from .system import Like, System
+from .files import Like
+from .system import System
 
 #: Where a unit may be, first come first served (systemd.unit(5)).
 _PLACES = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system",

@@ -17,8 +17,8 @@ import time
 
 sys.path.insert(0, sys.argv[1])
 
-from nfslock.notify import Vip
 from nfslock.notify_io import NotifySockets
+from nfslock.notify_job import Vip
 
 
 def main() -> None:

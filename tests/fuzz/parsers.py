@@ -12,10 +12,11 @@ import shutil
 import tempfile
 from collections.abc import Callable
 
-from nfslock import nfsconf, nsm, owner, params, rpc, runtime, tickle
+from nfslock import nfsconf, nsm, owner, params, rpc, runtime, tickle, values
 from nfslock.errors import ConfigError, Error
 from nfslock.holding import Holding
-from nfslock.notify import Notifier, Vip
+from nfslock.notify import Notifier
+from nfslock.notify_job import Vip
 from nfslock.system import System
 from nfslock.tracking_nfsdcld import Nfsdcld
 
@@ -95,15 +96,15 @@ def connections(data: bytes) -> None:
 
 def addresses(data: bytes) -> None:
     text = data.decode("utf-8")
-    found = params.parse_addresses(text)
-    assert params.parse_addresses(" ".join(found)) == found
+    found = values.parse_addresses(text)
+    assert values.parse_addresses(" ".join(found)) == found
 
 
 def parameters(data: bytes) -> None:
     """Raw parameters, as a person may have typed them: wrong ones are a ConfigError."""
-    values = dict(line.split("=", 1) for line in data.decode("utf-8").splitlines() if "=" in line)
+    given = dict(line.split("=", 1) for line in data.decode("utf-8").splitlines() if "=" in line)
     try:
-        params.parse(values)
+        params.parse(given)
     except ConfigError as error:
         raise ValueError(str(error)) from None
 

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfslock import notify, resolver, roster, rpc
-from nfslock.notify import Notifier, Peer, Vip
+from nfslock.notify import Notifier
+from nfslock.notify_job import Peer, Vip
 
 STATE = 7
 NAMES = ("10.0.0.100", "nfs.example.com")

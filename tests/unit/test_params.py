@@ -3,7 +3,7 @@
 
 import pytest
 
-from nfslock import errors, params
+from nfslock import errors, params, values
 
 GOOD = {"holding_dir": "/srv/nfs/locks", "propagate_interval": "5s", "ip": "192.0.2.10"}
 
@@ -12,26 +12,26 @@ GOOD = {"holding_dir": "/srv/nfs/locks", "propagate_interval": "5s", "ip": "192.
     ("5", 5), ("5s", 5), ("500ms", 0.5), ("1m", 60), ("1min", 60), ("2 sec", 2), ("1h", 3600),
     ("0.5", 0.5), (" 7S ", 7)])
 def test_times(text: str, seconds: float) -> None:
-    assert params.parse_seconds(text) == seconds
+    assert values.parse_seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", [
     "0", "-1", "banana", "5x", "", "1e3", "inf", "nan", "0ms", "25h", "5s5", ".", "٣"])
 def test_times_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        params.parse_seconds(text)
+        values.parse_seconds(text)
 
 
 def test_addresses_are_canonical_and_unique() -> None:
     given = "192.0.2.10, 2001:DB8:0::1 192.0.2.10/24"
-    assert params.parse_addresses(given) == ("192.0.2.10", "2001:db8::1")
+    assert values.parse_addresses(given) == ("192.0.2.10", "2001:db8::1")
 
 
 @pytest.mark.parametrize("text", [
     "nonsense", "192.0.2.256", "127.0.0.1", "0.0.0.0", "::1", "ff02::1", "192.0.2.1,x", "1.2.3"])
 def test_addresses_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        params.parse_addresses(text)
+        values.parse_addresses(text)
 
 
 @pytest.mark.parametrize("name", ["holding_dir", "propagate_interval", "ip"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""start, stop, reload-agent and validate-all: observe, plan, execute.
+"""start, reload-agent and validate-all: observe, plan, execute.
 
 Every action may be repeated and killed at any instant; the next one observes and plans anew.
 """
@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import json
 import os
-import stat
+import signal
 import time
 
 from . import (
-    callout_server,
-    delegations,
     errors,
     leave,
     neighbours,
     params,
     plan,
+    setup_node,
     statd,
     supervise,
-    tracking_mirror,
     tracking_takeover,
 )
 from ._vendor import ocf
-from .bounded import Hanging, bounded
 from .holding import Holding, examine_place
-from .mirror import Mirror
 from .owner import Owner
 from .runtime import STATD_DOWN, Runtime
 from .system import System
@@ -35,9 +31,6 @@ from .system import System
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-#: Seconds that stop gives the last copy: the filesystem under it may be hanging.
-_LAST_SWEEP = 10.0
 
 
 class Start:
@@ -150,14 +143,6 @@ class Start:
             time.sleep(0.01)
 
 
-def _advise(system: System) -> None:
-    """Say what this node lacks; locks are kept without it, but not in every case."""
-    from . import setup_node
-
-    for line in setup_node.missing(system):
-        ocf.logger.warning("%s (see `nfslock setup-node`)", line)
-
-
 def start(system: System, config: params.Config, service: str, raw: Mapping[str, str],
           propagate: supervise.Work) -> None:
     """Claim the records, put them in place, and start to keep them. Returns when all is durable."""
@@ -183,7 +168,7 @@ def start(system: System, config: params.Config, service: str, raw: Mapping[str,
     neighbours.enter(system, service)
     neighbours.check_clients(system, config)
     noted = leave.noted(system, config)
-    _advise(system)
+    setup_node.advise(system)
     lap("look at the node")
     steps = plan.start(this.observe(), this.wanted())
     lap("read the records")
@@ -198,79 +183,8 @@ def start(system: System, config: params.Config, service: str, raw: Mapping[str,
         "v4_store": this.v4.store, "start_ms": json.dumps(took)})
 
 
-def stop(system: System, service: str, holding_dir: str) -> None:
-    """Copy what is left, release the locks, mark a clean stop. Never fails for want of storage."""
-    runtime = Runtime(system, service)
-    mark = runtime.read("started") or runtime.read("parameters")
-    if not supervise.end(runtime):
-        ocf.logger.error("the propagator hangs in the kernel and was left behind")
-    # Other services' clients must not wait for a propagator that is gone.
-    runtime.remove("callout.sock")
-    directory = (mark or {}).get("holding_dir") or holding_dir
-    copied = hangs = False
-    if directory and (mark or {}).get("lock_migration") != "no":
-        try:
-            bounded(lambda: _leave(system, service, directory, mark or {}), _LAST_SWEEP,
-                    "the last copy")
-            copied = True
-        except errors.Error as error:
-            hangs = isinstance(error, Hanging)
-            ocf.logger.warning("the service is stopped without a last copy: %s", error)
-    # First: nfsdcld may have its database there, and must not lose the record of a client that the
-    # release expires.
-    try:
-        # After a start that was killed there may be no mark yet.
-        delegations.restore(runtime)
-        if (mark or {}).get("v4_store"):
-            tracking_takeover.leave(system, directory)
-    except errors.Error as error:
-        copied = False
-        ocf.logger.warning("NFSv4: %s", error)
-    # On a disk that hangs even a file that is closed may wait, with a lock of nfsd held.
-    if mark and not hangs:
-        leave.free(system, service, mark, copied)
-    _bring_statd_back(system, runtime)
-    runtime.remove("starting", STATD_DOWN, "started", "parameters", "status", "supervisor",
-                   *callout_server.FILES)
-
-
-def _bring_statd_back(system: System, runtime: Runtime) -> None:
-    """Start statd if a start was killed between stopping and starting it; see Start."""
-    down = runtime.read(STATD_DOWN)
-    try:
-        if down is not None and not statd.pids(system):
-            statd.start(system, down["statd_dir"], down["name"])
-            ocf.logger.warning("an interrupted start had left rpc.statd down: it is started again")
-    except (errors.Error, OSError, KeyError) as error:
-        ocf.logger.error("rpc.statd is down and does not start (%s): no new client of this node's "
-                         "NFS servers and mounts can lock", error)
-
-
-def _leave(system: System, service: str, directory: str, mark: Mapping[str, str]) -> None:
-    """One last sweep, additions only, and the clean-stop mark, if the directory is still ours."""
-    place = system.status(directory)
-    if place is None or not stat.S_ISDIR(place.st_mode):
-        raise errors.Error(f"{directory} is not there")
-    holding = Holding(system, directory, service)
-    owner = holding.examine()
-    if owner is None or owner.clean_stop:
-        return
-    if (owner.node, owner.boot_id) != (system.node(), system.boot_id()):
-        raise errors.Error(
-            f"{directory} belongs to generation {owner.generation} on node {owner.node} now")
-    holding.adopt(owner)
-    try:
-        Mirror(system, mark.get("statd_dir") or statd.find_directory(system, None), holding).sweep()
-        if mark.get("v4_store"):
-            tracking_mirror.from_text(system, mark["v4_store"], holding).touch(lambda: False)
-    finally:
-        holding.write_owner(owner._replace(clean_stop=True))
-
-
 def reload(system: System, config: params.Config, service: str, raw: Mapping[str, str]) -> None:
     """Take over changed reloadable parameters without touching anything else."""
-    import signal
-
     runtime = Runtime(system, service)
     given, status = runtime.read("parameters"), runtime.read("status")
     pid = runtime.process(status)
@@ -287,7 +201,7 @@ def validate(system: System, config: params.Config, service: str, level: int) ->
     """Level 0: the parameters alone (they are parsed already). Level 10: this node, too."""
     if level < 10 or not config.lock_migration:
         return
-    _advise(system)
+    setup_node.advise(system)
     statd_dir = statd.find_directory(system, config.statd_dir)
     holding = Holding(system, config.holding_dir, service)
     owner = holding.examine() if examine_place(system, config.holding_dir, statd_dir) else None

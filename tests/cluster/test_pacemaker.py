@@ -77,12 +77,11 @@ def test_frozen(rig: Rig, record: Record, protocol: str, kind: str) -> None:
 
 
 @pytest.mark.scenario("active node frozen, cut off, thawed", driver="Pacemaker")
-@rows("3-on", full=("3-off",))
+@rows("3-on", full=("3-off", *NFSV4_ROWS))
 def test_thawed_after_the_takeover(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     """Fencing that leaves the power on: the old owner comes back to life and has the address.
 
     Cut off from the disk alone it answered dozens of waiting ARP requests before it noticed.
-    Not with NFSv4: Pacemaker takes the address away for longer than the rig's lease meanwhile.
     """
     trial = steady(rig, protocol, kind)
     old = trial.active
@@ -93,9 +92,14 @@ def test_thawed_after_the_takeover(rig: Rig, record: Record, protocol: str, kind
     old.freeze()
     trial.take_over("node-b")
     assert rig.fenced == ["node-a"], "the frozen node was not fenced"
-    if trial.protected:
-        trial.wait_held()
+    if not trial.protected:
+        # Lost by now. What the old node does next starts the group anew, and muddles the question.
+        record.finish(trial, trial.verdict())
+        return
+    trial.wait_held()
+    wait_online(trial.active, 1)
     old.thaw()
+    # nfslock finds a newer owner, and its monitor's failure has the node fenced once more.
     wait_until(lambda: not old.alive, "the old node notices and panics", 120)
     # Pacemaker saw the group active on both nodes for a moment, and starts it anew.
     wait_online(trial.active, 1)

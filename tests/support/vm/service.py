@@ -33,8 +33,8 @@ class Grace(NamedTuple):
     lockd's grace must not outlast NFSv4's, and the lease not be shorter than the grace.
     """
 
-    grace: int = 60
-    lease: int = 60
+    grace: int = 90
+    lease: int = 90
     nlm_timeout: int = 5
 
 

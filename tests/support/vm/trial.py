@@ -341,7 +341,7 @@ class Trial:
         """
         if self.protocol != "3":
             for owner in self.living_owners():
-                owner.wait_for("wrote", "error", after=self.fault_at + 0.5, timeout=150)
+                owner.wait_for("wrote", "error", after=self.fault_at + 0.5, timeout=240)
             self.wait_reclaimed()
         files = self.held_files()
         if len(audits.exclusion(self)) < len(files):  # else grace is over, and the rivals have them

@@ -6,7 +6,6 @@ SIGTERM ends it, SIGHUP has it read its parameters again.
 
 from __future__ import annotations
 
-import gc
 import signal
 
 from . import errors, params, supervise
@@ -41,7 +40,6 @@ def main(service: str) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, reload)
-    gc.disable()  # until the first sweep has read all records
     try:
         return propagator.run()
     except Orphaned:

@@ -248,6 +248,7 @@ class Propagator:
 
     def run(self) -> int:
         """Propagate until told to stop; returns the exit code."""
+        gc.disable()  # until the first sweep has read all records
         try:
             while not self.stopping:
                 self._round()

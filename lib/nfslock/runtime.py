@@ -9,7 +9,7 @@
     RUN/SERVICE/callout.*    where statd's callout meets the propagator (callout.py)
 
 All but the last are NAME=VALUE lines. Monitor loads this module: it may import only os,
-system and errors.
+files and system.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the text of a parameter can be: a parser for each kind, which raises ValueError with advice.
 
+Addresses in the kernel's tables and on the network are read by the same two functions.
+
 Pure, and read by every monitor: it may import nothing but `_socket` (for inet_pton).
 """
 

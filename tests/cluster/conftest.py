@@ -18,6 +18,7 @@ from tests.support.vm.artifacts import collect
 from tests.support.vm.images import CACHE
 from tests.support.vm.report import Row
 from tests.support.vm.rig import Rig
+from tests.support.vm.trial import NFSV4, TOGETHER
 
 SUITE = os.environ.get("SUITE", "trixie")
 #: How often each scenario is run.
@@ -120,7 +121,7 @@ class ByState(LoadScopeScheduling):
             return module
         words = {word for word in test.partition("[")[2].rstrip("]").split("-")
                  if word and not word.startswith("turn")}
-        for usual, others in (("3", {"4.0", "4.1", "4.2"}), ("on", {"off", "stock", "unlock"})):
+        for usual, others in (("3", {*NFSV4, TOGETHER}), ("on", {"off", "stock", "unlock"})):
             if not words & others:
                 words.add(usual)
         driver = "hand" if module.endswith(("by_hand.py", "nfsv4.py", "tickle.py")) else module

@@ -15,12 +15,12 @@ from tests.support.vm import audits, layout, locks, service
 from tests.support.vm.control import Event
 from tests.support.vm.report import Record
 from tests.support.vm.rig import Rig
-from tests.support.vm.trial import BYTES, NFSV4, Trial, crowd, steady
+from tests.support.vm.trial import BYTES, KINDS, NFSV4, TOGETHER, Trial, crowd, steady
 from tests.support.wait import wait_until
 
 QUICK = ("3-on", "3-off")
 #: One version of NFSv4 shows most of what all three do.
-FULL = ("4.0-on", "4.2-on")
+FULL = ("4.0-on", "4.2-on", f"{TOGETHER}-on")
 
 
 def rows(
@@ -140,35 +140,41 @@ def test_statd_killed(rig: Rig, record: Record, protocol: str, kind: str) -> Non
 
 
 @pytest.mark.scenario("propagator killed, a new client locks, then power cut")
-@rows("3", *NFSV4, full=FULL)
+@rows("3", *NFSV4, TOGETHER, full=FULL)
 def test_propagator_killed(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind == "on", fresh=True)
-    locks.umount(rig["client"])
+    trial.umount(rig["client"])
     if trial.protected:
         assert trial.active.kill9("nfslock propagate locks") == 1
-    locks.mount(rig["client"], protocol)
-    trial.owners.append(locks.owner(rig["client"], [BYTES]))
+    trial.mount(rig["client"])
+    trial.own(rig["client"], BYTES)
     trial.power_cut()
     trial.start(trial.other())
     record.finish(trial, trial.verdict())
 
 
+def newcomer(trial: Trial) -> None:
+    """Another client comes, and asks for the lock that is held."""
+    rival = trial.rig["rival"]
+    trial.mount(rival)
+    trial.want(rival, BYTES)
+    trial.wait_rivals("denied", "refused")
+
+
 @pytest.mark.scenario("filesystem full while a new client locks; space again; power cut")
-@rows("3", *NFSV4, full=FULL)
+@rows("3", *NFSV4, TOGETHER, full=FULL)
 def test_holding_directory_full(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind == "on", fresh=True)
-    locks.umount(rig["rival"])
-    trial.owners.append(locks.owner(rig["client"], [BYTES]))
+    trial.umount(rig["rival"])
+    trial.own(rig["client"], BYTES)
     trial.active.fill_disk(layout.EXPORT)
-    locks.mount(rig["rival"], protocol)
-    newcomer = locks.rival(rig["rival"], [BYTES])
-    trial.rivals.append(newcomer)
-    newcomer.wait_for("denied", "refused")
+    newcomer(trial)
     if trial.protected:
-        if protocol == "3":
-            trial.active.run(f"test -s {layout.HOLDING}/sm/{newcomer.address}")
-        else:
-            assert service.v4_records(trial.active) == 2
+        if "3" in trial.versions:
+            address = layout.RIVAL.addresses["data"]
+            trial.active.run(f"test -s {layout.HOLDING}/sm/{address}")
+        if protocol != "3":
+            assert service.v4_records(trial.active) == 2 * len(set(NFSV4) & set(trial.versions))
         nfslock = service.nfslock(trial.resources)
         wait_until(
             lambda: service.call(trial.active, nfslock, "monitor").rc == 190,
@@ -181,7 +187,7 @@ def test_holding_directory_full(rig: Rig, record: Record, protocol: str, kind: s
 
 
 @pytest.mark.scenario("filesystem full at the power cut")
-@rows("3", *NFSV4, full=FULL)
+@rows("3", *NFSV4, TOGETHER, full=FULL)
 def test_power_cut_with_full_disk(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind == "on")
     trial.active.fill_disk(layout.EXPORT)
@@ -192,18 +198,15 @@ def test_power_cut_with_full_disk(rig: Rig, record: Record, protocol: str, kind:
 
 
 @pytest.mark.scenario("holding directory read-only while a new client locks, then power cut")
-@rows("3", *NFSV4, full=FULL)
+@rows("3", *NFSV4, TOGETHER, full=FULL)
 def test_read_only(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind == "on", fresh=True)
-    locks.umount(rig["rival"])
-    trial.owners.append(locks.owner(rig["client"], [BYTES]))
+    trial.umount(rig["rival"])
+    trial.own(rig["client"], BYTES)
     here = layout.HOLDING
     trial.active.run(
         f"mkdir -p {here} && mount --bind {here} {here} && mount -o remount,bind,ro {here}")
-    locks.mount(rig["rival"], protocol)
-    newcomer = locks.rival(rig["rival"], [BYTES])
-    trial.rivals.append(newcomer)
-    newcomer.wait_for("denied", "refused")
+    newcomer(trial)
     if trial.protected:
         assert service.call(trial.active, service.nfslock(trial.resources), "monitor").rc == 1
     trial.power_cut()
@@ -212,7 +215,7 @@ def test_read_only(rig: Rig, record: Record, protocol: str, kind: str) -> None:
 
 
 @pytest.mark.scenario("one of two clients is dead at takeover")
-@rows("3", *NFSV4, full=FULL)
+@rows("3", *NFSV4, TOGETHER, full=FULL)
 def test_dead_client(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind == "on")
     trial.client_dies(rig["rival"])
@@ -222,7 +225,7 @@ def test_dead_client(rig: Rig, record: Record, protocol: str, kind: str) -> None
 
 
 @pytest.mark.scenario("power cut, 20 clients with 200 locks")
-@rows("3", *NFSV4, full=("4.1-on", *FULL))
+@rows("3", *NFSV4, TOGETHER, full=("4.1-on", *FULL))
 def test_many_clients(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = crowd(rig, protocol, kind == "on")
     trial.power_cut()
@@ -251,16 +254,17 @@ def test_rebooting_client(rig: Rig, record: Record, protocol: str, kind: str) ->
     """Its old lock must not outlive it; the other client's locks are kept from its new life."""
     trial = steady(rig, protocol, kind == "on")
     reborn = rig["rival"]
-    trial.owners.append(locks.owner(reborn, ["reborn"]))
+    trial.own(reborn, "reborn")
     trial.power_cut()
     trial.client_dies(reborn, reboot=True)
     trial.start(trial.other())
     outcome = trial.verdict()
     reborn.wait_booted()
-    locks.mount(reborn, protocol)
-    trial.owners.append(locks.owner(reborn, ["reborn"]))
+    trial.mount(reborn)
+    trial.own(reborn, "reborn")
     if trial.protected:
-        trial.rivals.append(locks.rival(reborn, ["byte-range", "whole-file"]))
+        for file in KINDS:
+            trial.want(reborn, file)
         trial.wait_rivals("denied")
         trial.judge()
     record.finish(trial, outcome)

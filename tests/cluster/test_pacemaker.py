@@ -20,7 +20,7 @@ from tests.support.vm.cluster import ClusterTrial, steady, wait_online
 from tests.support.vm.machine import Machine
 from tests.support.vm.report import Record
 from tests.support.vm.rig import Rig
-from tests.support.vm.trial import NFSV4
+from tests.support.vm.trial import NFSV4, TOGETHER
 from tests.support.wait import wait_until
 
 KILLS = int(os.environ.get("NFSLOCK_KILLS", "50"))
@@ -34,12 +34,14 @@ def rows(*usual: str, full: tuple[str, ...] = ()) -> pytest.MarkDecorator:
 
 
 OTHERS = ("3-off", "3-stock")
-NFSV4_ROWS = tuple(f"{version}-{kind}" for version in NFSV4 for kind in ("on", "off"))
-every_version = pytest.mark.parametrize("protocol", ["3", *NFSV4])
+EVERY = ("3", *NFSV4, TOGETHER)
+NFSV4_ROWS = tuple(f"{protocol}-{kind}" for protocol in EVERY[1:] for kind in ("on", "off"))
+TOGETHER_ON = f"{TOGETHER}-on"
+every_version = pytest.mark.parametrize("protocol", EVERY)
 
 
 @pytest.mark.scenario("power cut under steady locks", driver="Pacemaker")
-@rows("3-on", *OTHERS, "4.1-on", full=tuple(row for row in NFSV4_ROWS if row != "4.1-on"))
+@rows("3-on", *OTHERS, TOGETHER_ON, full=tuple(r for r in NFSV4_ROWS if r != TOGETHER_ON))
 def test_power_cut(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind)
     trial.power_cut()
@@ -110,7 +112,7 @@ def test_thawed_after_the_takeover(rig: Rig, record: Record, protocol: str, kind
 
 
 @pytest.mark.scenario("export restarted in place", driver="Pacemaker")
-@rows(full=tuple(f"{protocol}-{kind}" for protocol in ("3", *NFSV4) for kind in ("on", "unlock")))
+@rows(full=tuple(f"{protocol}-{kind}" for protocol in EVERY for kind in ("on", "unlock")))
 def test_export_restarted(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     """nfslock, before it in the group, goes on; exportfs by default drops all locks as it stops."""
     trial = steady(rig, protocol, kind)

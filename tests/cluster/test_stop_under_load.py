@@ -33,8 +33,8 @@ def loaded(rig: Rig, stock: bool) -> Trial:
         client, rival = rig["client"], rig["rival"]
         locks.mount(client, "3")
         trial.owners = [
-            *locks.crowd(client, "3", CLIENTS, FILES),
-            *locks.crowd(rival, "4.2", CLIENTS, FILES, first=CLIENTS + 1),
+            *locks.crowd(client, ("3",), CLIENTS, FILES),
+            *locks.crowd(rival, ("4.2",), CLIENTS, FILES, first=CLIENTS + 1),
             locks.owner(client, ["hammered"], interval=0.0),
         ]
         return trial

@@ -170,7 +170,7 @@ def states(trial: Trial) -> list[str]:
         if notice.source != layout.VIP:
             complaints.append(f"notified from {notice.source}, which is not the VIP")
         last = max(last, notice.state)
-    if trial.protocol == "3" and trial.takeovers and last <= trial.last_state:
+    if "3" in trial.versions and trial.takeovers and last <= trial.last_state:
         complaints.append(f"NSM state did not grow: {trial.last_state} before, {last} now")
     return complaints
 

@@ -241,7 +241,8 @@ def steady(rig: Rig, protocol: str, kind: str = "on") -> ClusterTrial:
 
     def make() -> ClusterTrial:
         trial = ClusterTrial(rig, protocol, standing(rig, kind))
-        trial.mount()
+        trial.mount(rig["client"], rig["rival"])
+        trial.end_grace()
         trial.take_locks()
         if trial.protected:
             trial.wait_recorded()

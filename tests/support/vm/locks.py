@@ -32,15 +32,17 @@ class Program:
     """A lock program that runs on a machine; `log` grows while it does.
 
     within: what runs the program in surroundings of its own; address: that of its NFS client.
+    version: as which it mounted the service; nothing: as the trial does.
     """
 
     def __init__(
         self, machine: Machine, role: str, kind: str, paths: list[str], interval: float,
-        within: tuple[str, ...] = (), address: str = "",
+        within: tuple[str, ...] = (), address: str = "", version: str = "",
     ) -> None:  # fmt: skip
         self.machine = machine
         self.role = role
         self.paths = paths
+        self.version = version
         self.address = address or machine.role.addresses["data"]
         self.name = f"{role}-{machine.name}-{id(self):x}"
         self.log: list[Entry] = []
@@ -102,7 +104,9 @@ class Program:
         self.machine.control.request("tell", name=self.name, line=line)
 
 
-def mount(machine: Machine, version: str, options: str = "") -> None:
+def mount(
+    machine: Machine, version: str, options: str = "", folder: str = layout.MOUNT
+) -> None:
     """Mount the service's data as version "3", "4.0", "4.1" or "4.2".
 
     The test is skipped where the client's kernel has 4.0 no more (Debian's 7.2); no other version
@@ -110,8 +114,8 @@ def mount(machine: Machine, version: str, options: str = "") -> None:
     """
     words = f"vers={version}" + (f",{options}" if options else "")
     done = machine.run(
-        f"mkdir -p {layout.MOUNT} && mount -t nfs -o {words} "
-        f"{layout.VIP}:{layout.DATA} {layout.MOUNT}", timeout=90, check=False,
+        f"mkdir -p {folder} && mount -t nfs -o {words} {layout.VIP}:{layout.DATA} {folder}",
+        timeout=90, check=False,
     )  # fmt: skip
     if version == "4.0" and machine.image.suite == "unstable" and (
             "Protocol not supported" in done.err):
@@ -125,20 +129,23 @@ def umount(machine: Machine) -> None:
 
 
 def owner(
-    machine: Machine, names: list[str], kind: str = "posix", interval: float = 0.25
-) -> Program:
+    machine: Machine, names: list[str], kind: str = "posix", interval: float = 0.25,
+    folder: str = layout.MOUNT, version: str = "",
+) -> Program:  # fmt: skip
     """A program that holds the locks of these files of the mount; returns when it has them all."""
-    paths = [f"{layout.MOUNT}/{name}" for name in names]
-    program = Program(machine, "owner", kind, paths, interval)
+    paths = [f"{folder}/{name}" for name in names]
+    program = Program(machine, "owner", kind, paths, interval, version=version)
     program.wait_for("locked", count=len(names), timeout=90)
     program.wait_for("wrote")
     return program
 
 
 def crowd(
-    machine: Machine, version: str, clients: int, files: int, first: int = 1
+    machine: Machine, versions: tuple[str, ...], clients: int, files: int, first: int = 1
 ) -> list[Program]:
     """So many NFS clients on one machine, each with the locks of so many files of its own.
+
+    They mount the service as these versions by turns.
 
     Each writes through one of its files every second; returns when they have all their locks.
     first: the number of the first one, for a crowd on a second machine.
@@ -146,10 +153,12 @@ def crowd(
     programs = []
     for number in range(first, first + clients):
         name, address = f"crowd-{number}", f"10.9.0.{120 + number}"
+        version = versions[number % len(versions)]
         paths = [f"{layout.MOUNT}/{name}-{file}" for file in range(files)]
         within = (CROWD, name, f"{address}/{layout.PREFIX}", version,
                   f"{layout.VIP}:{layout.DATA}", layout.MOUNT)  # fmt: skip
-        programs.append(Program(machine, "owner", "posix", paths, float(files), within, address))
+        programs.append(
+            Program(machine, "owner", "posix", paths, float(files), within, address, version))
     for program in programs:
         program.wait_for("locked", count=files, timeout=300)
     return programs
@@ -157,7 +166,8 @@ def crowd(
 
 def rival(
     machine: Machine, names: list[str], kind: str = "posix", interval: float = 0.5,
-    folder: str = layout.MOUNT,
+    folder: str = layout.MOUNT, version: str = "",
 ) -> Program:  # fmt: skip
     """A program that wants the same locks, on a client or (folder=layout.DATA) on the server."""
-    return Program(machine, "rival", kind, [f"{folder}/{name}" for name in names], interval)
+    paths = [f"{folder}/{name}" for name in names]
+    return Program(machine, "rival", kind, paths, interval, version=version)

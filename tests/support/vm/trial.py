@@ -20,6 +20,8 @@ from .rig import Rig
 BYTES, WHOLE = "byte-range", "whole-file"
 KINDS = {BYTES: "posix", WHOLE: "flock"}
 NFSV4 = ("4.0", "4.1", "4.2")
+#: A protocol: each client machine mounts the service as every version, and locks through each.
+TOGETHER = "+".join(("3", *NFSV4))
 #: Seconds between two looks into a machine, or through the whole recording.
 LOOK = 0.2
 
@@ -55,7 +57,7 @@ class Times(NamedTuple):
 
 
 class Trial:
-    """See the module. `protocol` is "3", "4.0", "4.1" or "4.2"."""
+    """See the module. `protocol` is "3", "4.0", "4.1", "4.2" or TOGETHER."""
 
     def __init__(
         self, rig: Rig, protocol: str, resources: tuple[service.Resource, ...],
@@ -63,6 +65,7 @@ class Trial:
     ) -> None:  # fmt: skip
         self.rig = rig
         self.protocol = protocol
+        self.versions = tuple(protocol.split("+"))
         self.made_with = resources
         #: Whether nfsd may give out delegations; see service.keep_delegations.
         self.delegations = delegations
@@ -176,17 +179,47 @@ class Trial:
         """Stop the group by hand on the active node."""
         return service.by_hand(self.active, self.resources, "stop")
 
-    def mount(self, options: str = "") -> None:
-        """Both clients mount the service, whose grace period ends."""
-        for name in ("client", "rival"):
-            locks.mount(self.rig[name], self.protocol, options)
-        self.end_grace()
+    def folder(self, version: str) -> str:
+        """Where a client mounts the service as this version."""
+        return layout.MOUNT if len(self.versions) == 1 else f"{layout.MOUNT}-{version}"
+
+    def mount(self, *machines: Machine, options: str = "") -> None:
+        """These clients mount the service, as each version of the trial."""
+        for machine in machines:
+            for version in self.versions:
+                locks.mount(machine, version, options, self.folder(version))
+
+    def umount(self, machine: Machine) -> None:
+        """A client leaves the service: what the server knows of an NFSv4 client goes, too."""
+        for version in self.versions:
+            machine.run(f"umount {self.folder(version)}", timeout=90)
+
+    def own(self, machine: Machine, file: str, kind: str = "posix") -> None:
+        """A client takes the lock of a file, of another one through each version, and writes."""
+        for version, name, pause in self._places(file):
+            self.owners.append(locks.owner(
+                machine, [name], kind, 0.25 * pause, self.folder(version), version))
+
+    def want(self, machine: Machine, file: str, kind: str = "posix") -> None:
+        """A client keeps trying to take what another one owns."""
+        for version, name, pause in self._places(file):
+            self.rivals.append(locks.rival(
+                machine, [name], kind, 0.5 * pause, self.folder(version), version))
+
+    def _places(self, file: str) -> list[tuple[str, str, int]]:
+        """Each version, the name of its file, and by how much its programs are slower: together
+        they load the machines as those of a single version do."""
+        number = len(self.versions)
+        return [(version, file if number == 1 else f"{file}-{version}", number)
+                for version in self.versions]
 
     def take_locks(self) -> None:
-        """`client` takes its two locks, and `rival` has found that it does not get them."""
-        client, rival = self.rig["client"], self.rig["rival"]
-        self.owners = [locks.owner(client, [file], kind) for file, kind in KINDS.items()]
-        self.rivals = [locks.rival(rival, [file], kind) for file, kind in KINDS.items()]
+        """`client` takes its locks, and `rival` has found that it does not get them."""
+        self.owners, self.rivals = [], []
+        for file, kind in KINDS.items():
+            self.own(self.rig["client"], file, kind)
+        for file, kind in KINDS.items():
+            self.want(self.rig["rival"], file, kind)
         self.wait_rivals("denied")
 
     # -- what is waited for
@@ -228,7 +261,7 @@ class Trial:
             program
             for program in (*self.owners, *self.rivals)
             if program.machine.alive and program.machine.name not in layout.NODES
-            and only in (None, program.machine)
+            and only in (None, program.machine) and program.version != "3"
         ]  # fmt: skip
         wait_until(
             lambda: not self.v4_in_grace() or self._all_reclaimed(programs),
@@ -252,20 +285,22 @@ class Trial:
     def _all_reclaimed(self, programs: list[locks.Program]) -> bool:
         """Whether these programs' clients have nothing more to reclaim.
 
-        4.1 and later say so (RFC 8881 18.51); of 4.0 each open file and each held lock is counted.
+        4.1 and later say so (RFC 8881 18.51); of 4.0 each open file and each held lock is counted,
+        and as a call does not tell its version, those of the others, too.
         """
         granted = self._reclaims()
-        files: dict[tuple[str, str], set[str]] = {}
+        wanted: dict[tuple[str, str], set[str]] = {}
         for program in programs:
-            if self.protocol != "4.0":
-                files[program.address, "RECLAIM_COMPLETE"] = {"all"}
-                continue
-            files.setdefault((program.address, "OPEN"), set()).update(program.paths)
-            if program in self.owners:
-                files.setdefault((program.address, "LOCK"), set()).update(program.paths)
+            version = program.version or self.protocol
+            if version != "4.0":
+                wanted.setdefault((program.address, "RECLAIM_COMPLETE"), set()).add(version)
+            if "4.0" in self.versions:
+                wanted.setdefault((program.address, "OPEN"), set()).update(program.paths)
+                if program in self.owners:
+                    wanted.setdefault((program.address, "LOCK"), set()).update(program.paths)
         return all(
-            len([r for r in granted if (r.source, r.what) == key]) >= len(paths)
-            for key, paths in files.items()
+            len([r for r in granted if (r.source, r.what) == key]) >= len(what)
+            for key, what in wanted.items()
         )
 
     def v4_in_grace(self) -> bool:
@@ -438,7 +473,9 @@ def steady(
     def make() -> Trial:
         if fresh:
             trial = served(rig, protocol, lock_migration, setting, **more)
-            trial.mount("sec=krb5" if setting.kerberos else "")
+            options = "sec=krb5" if setting.kerberos else ""
+            trial.mount(rig["client"], rig["rival"], options=options)
+            trial.end_grace()
             return trial
         before = steady(rig, protocol, lock_migration, True, setting, **more)
         trial = Trial(rig, protocol, before.made_with, setting.delegations)
@@ -453,14 +490,18 @@ def steady(
 def crowd(
     rig: Rig, protocol: str, lock_migration: bool = True, clients: int = 20, files: int = 10
 ) -> Trial:
-    """A trial with many clients, each of which holds many locks; a rival wants them all."""
+    """A trial with many clients, each of which holds many locks; a rival wants them all.
+
+    TOGETHER: each client has one of the versions, the rival the newest.
+    """
 
     def make() -> Trial:
         trial = served(rig, protocol, lock_migration)
-        locks.mount(rig["rival"], protocol)
+        version = trial.versions[-1]
+        locks.mount(rig["rival"], version)
         trial.end_grace()
-        trial.owners = locks.crowd(rig["client"], protocol, clients, files)
-        trial.rivals = [locks.rival(rig["rival"], trial.held_files())]
+        trial.owners = locks.crowd(rig["client"], trial.versions, clients, files)
+        trial.rivals = [locks.rival(rig["rival"], trial.held_files(), version=version)]
         trial.wait_rivals("denied")
         return trial
 

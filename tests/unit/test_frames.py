@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from tests.support.vm.frames import NFS, Call, Opened, held_off, opens, reclaims
+from tests.support.vm.frames import NFS, Call, Opened, granted, held_off, opens, reclaims
 
 OWNER = b"open id:owner"
 
@@ -31,7 +31,7 @@ def called(operation: bytes, answer: bytes, status: int = 0, minor: int = 1) -> 
     body = opaque(b"") + words(minor, count) + before + operation
     result = words(status) + opaque(b"") + words(count) + done + answer
     ends = "10.9.0.21:900", "10.9.0.100:2049"
-    return Call(1.0, "client/data", *ends, NFS, 4, 1, body, 2.0, result)
+    return Call(1.0, "client/data", *ends, 77, NFS, 4, 1, body, 2.0, result)
 
 
 def open_call(claim: bytes) -> bytes:
@@ -51,6 +51,14 @@ def test_the_delegation_that_came_with_a_reclaimed_open(minor: int, kind: int, n
     call = called(open_call(PREVIOUS), open_done(kind), minor=minor)
     assert opens([call]) == [Opened(2.0, "10.9.0.21", "previous", name)]
     assert [(r.what, r.granted_at) for r in reclaims([call])] == [("OPEN", 2.0)]
+
+
+def test_a_reclaim_counts_once_however_often_it_was_sent() -> None:
+    call = called(open_call(PREVIOUS), open_done(0))
+    again = call._replace(at=9.0, source="10.9.0.21:901", replied_at=9.5)
+    same_instant = call._replace(xid=78)
+    refused = called(open_call(PREVIOUS), words(18, 10013), status=10013)._replace(xid=79)
+    assert [r.xid for r in granted([call, again, same_instant, refused])] == [77, 78]
 
 
 def test_an_open_that_reclaims_nothing() -> None:

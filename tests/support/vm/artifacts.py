@@ -20,7 +20,7 @@ LOOKS = {
     "addresses": "ip addr; ip neigh; ss -tan",
     "processes": "ps -ef",
     "mounts": "cat /proc/mounts",
-    "dmesg": "dmesg",
+    "dmesg": "echo w > /proc/sysrq-trigger; dmesg",  # with the stacks of the tasks that hang
     "journal": "journalctl -b --no-pager -o short-monotonic",
     "cluster": "crm_mon -1rfA; cibadmin -Q",
 }

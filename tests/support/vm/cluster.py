@@ -175,8 +175,11 @@ class ClusterTrial(Trial):
         lost = audits.not_held(self)
         return f"lost {len(lost)} of {len(self.held_files())}" if lost else "kept"
 
-    def take_over(self, node: str, timeout: float = 600) -> None:
-        """Wait until the group's address is announced by a node, which is the active one then."""
+    def take_over(self, node: str, timeout: float = 220) -> None:
+        """Wait until the group's address is announced by a node, which is the active one then.
+
+        timeout: shorter than an operation's, after which Pacemaker ends the node that knows why.
+        """
 
         recording = self.rig.switch.frames
         looked_at = 0

@@ -36,6 +36,7 @@ class Call(NamedTuple):
     port: str
     source: str
     target: str
+    xid: int
     program: int
     version: int
     procedure: int
@@ -56,11 +57,15 @@ class Notification(NamedTuple):
 
 
 class Reclaim(NamedTuple):
-    """A reclaim by a client, and when the server agreed (0: not seen to)."""
+    """A reclaim by a client, and when the server agreed (0: not seen to).
+
+    xid: the same when a call is sent again (RFC 5531 section 9).
+    """
 
     at: float
     source: str
     target: str
+    xid: int
     what: str
     granted_at: float
 
@@ -158,7 +163,7 @@ def calls(frames: list[Frame]) -> list[Call]:
                 continue
     return [
         Call(
-            frame.at, frame.port, source, target, program, version, procedure, body,
+            frame.at, frame.port, source, target, xid, program, version, procedure, body,
             *replies.get((source, target, xid), (0.0, b"")),
         )
         for frame, source, target, xid, program, version, procedure, body in found
@@ -315,8 +320,13 @@ def reclaims(seen: list[Call]) -> list[Reclaim]:
         if what:
             found.append(
                 Reclaim(
-                    call.at, call.source.split(":")[0], call.target.split(":")[0], what,
-                    call.replied_at if granted else 0.0,
+                    call.at, call.source.split(":")[0], call.target.split(":")[0], call.xid,
+                    what, call.replied_at if granted else 0.0,
                 )
             )  # fmt: skip
     return found
+
+
+def granted(seen: list[Call]) -> list[Reclaim]:
+    """The reclaims that the server agreed to, each once however often its client sent it."""
+    return list({(r.source, r.xid): r for r in reclaims(seen) if r.granted_at}.values())

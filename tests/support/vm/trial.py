@@ -273,14 +273,10 @@ class Trial:
         sources = {p.address for p in self.owners if p.machine is machine}
         return {r.what for r in self._reclaims() if r.source in sources} - {"RECLAIM_COMPLETE"}
 
-    def _reclaims(self) -> set[frames.Reclaim]:
+    def _reclaims(self) -> list[frames.Reclaim]:
         """What the server has granted of what clients reclaimed since the start."""
         recent = [f for f in list(self.rig.switch.frames) if f.at > self.started_at]
-        return {
-            reclaim._replace(at=0.0)  # a call that was sent twice is answered once
-            for reclaim in frames.reclaims(frames.calls(recent))
-            if reclaim.granted_at
-        }
+        return frames.granted(frames.calls(recent))
 
     def _all_reclaimed(self, programs: list[locks.Program]) -> bool:
         """Whether these programs' clients have nothing more to reclaim.

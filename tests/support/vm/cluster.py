@@ -150,12 +150,15 @@ def online(rig: Rig) -> None:
 
 
 def wait_online(node: Machine, count: int, timeout: float = 240) -> None:
-    """Wait until a node sees so many nodes online, and the cluster is at rest."""
+    """Wait until a node sees so many nodes online, and the cluster is at rest.
+
+    To ask costs an emulated node a second, which the cluster needs itself.
+    """
     condition = (
         "test $(crm_node -p | wc -w) = "
         f'{count} && test "$(crmadmin -S $(crmadmin -qD) 2>&1 | grep -c S_IDLE)" = 1'
     )
-    node.run(f"until {condition}; do sleep 2; done", timeout=timeout)
+    node.run(f"until {condition}; do sleep 5; done", timeout=timeout)
 
 
 class ClusterTrial(Trial):
@@ -175,10 +178,10 @@ class ClusterTrial(Trial):
         lost = audits.not_held(self)
         return f"lost {len(lost)} of {len(self.held_files())}" if lost else "kept"
 
-    def take_over(self, node: str, timeout: float = 220) -> None:
+    def take_over(self, node: str, timeout: float = 450) -> None:
         """Wait until the group's address is announced by a node, which is the active one then.
 
-        timeout: shorter than an operation's, after which Pacemaker ends the node that knows why.
+        timeout: before Pacemaker has waited for a start and for a stop, and fences who knows why.
         """
 
         recording = self.rig.switch.frames
@@ -228,7 +231,7 @@ def standing(rig: Rig, kind: str) -> tuple[service.Resource, ...]:
         node = rig["node-a"]
         node.write("/run/group.xml", group(resources))
         node.run("cibadmin --modify --allow-create -o configuration --xml-file /run/group.xml")
-        ClusterTrial(rig, "3", resources).take_over("node-a")
+        ClusterTrial(rig, "3", resources).take_over("node-a", timeout=600)
         wait_online(node, 2)
 
     rig.state(f"service-{kind}", make, digest(sources(*SOURCES)))

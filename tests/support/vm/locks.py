@@ -123,9 +123,9 @@ def mount(
     assert done.rc == 0, f"{machine.name}: NFSv{version}: {done.err}"
 
 
-def umount(machine: Machine) -> None:
+def umount(machine: Machine, folder: str = layout.MOUNT) -> None:
     """Leave the service: what the server knows of an NFSv4 client goes, too."""
-    machine.run(f"umount {layout.MOUNT}", timeout=90)
+    machine.run(f"umount {folder}", timeout=90)
 
 
 def owner(

@@ -190,9 +190,9 @@ class Trial:
                 locks.mount(machine, version, options, self.folder(version))
 
     def umount(self, machine: Machine) -> None:
-        """A client leaves the service: what the server knows of an NFSv4 client goes, too."""
+        """A client leaves the service."""
         for version in self.versions:
-            machine.run(f"umount {self.folder(version)}", timeout=90)
+            locks.umount(machine, self.folder(version))
 
     def own(self, machine: Machine, file: str, kind: str = "posix") -> None:
         """A client takes the lock of a file, of another one through each version, and writes."""
@@ -282,7 +282,7 @@ class Trial:
         """Whether these programs' clients have nothing more to reclaim.
 
         4.1 and later say so (RFC 8881 18.51); of 4.0 each open file and each held lock is counted,
-        and as a call does not tell its version, those of the others, too.
+        and as what is recorded of a reclaim does not tell its version, all others', too.
         """
         granted = self._reclaims()
         wanted: dict[tuple[str, str], set[str]] = {}

@@ -42,8 +42,8 @@ def mount_and_cut(trial: Trial, delay: float) -> float:
     """
 
     def answered() -> list[float]:
-        seen = frames.reclaims(frames.calls(list(trial.rig.switch.frames)))
-        return [r.granted_at for r in seen if r.what == "RECLAIM_COMPLETE" and r.granted_at]
+        seen = frames.granted(frames.calls(list(trial.rig.switch.frames)))
+        return [r.granted_at for r in seen if r.what == "RECLAIM_COMPLETE"]
 
     trial.rig["client"].begin(
         f"mkdir -p {layout.MOUNT}; mount -t nfs -o vers=4.1 {layout.VIP}:{layout.DATA} "

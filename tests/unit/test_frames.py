@@ -58,7 +58,8 @@ def test_a_reclaim_counts_once_however_often_it_was_sent() -> None:
     again = call._replace(at=9.0, source="10.9.0.21:901", replied_at=9.5)
     same_instant = call._replace(xid=78)
     refused = called(open_call(PREVIOUS), words(18, 10013), status=10013)._replace(xid=79)
-    assert [r.xid for r in granted([call, again, same_instant, refused])] == [77, 78]
+    found = granted([call, again, same_instant, refused])
+    assert [(r.xid, r.granted_at) for r in found] == [(77, 2.0), (78, 2.0)]
 
 
 def test_an_open_that_reclaims_nothing() -> None:

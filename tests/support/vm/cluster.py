@@ -181,7 +181,8 @@ class ClusterTrial(Trial):
     def take_over(self, node: str, timeout: float = 450) -> None:
         """Wait until the group's address is announced by a node, which is the active one then.
 
-        timeout: before Pacemaker has waited for a start and for a stop, and fences who knows why.
+        timeout: shorter than the limits (OPERATION) of a start and a stop that hang, after which
+        Pacemaker fences the node: until then it can be asked what it waits for.
         """
 
         recording = self.rig.switch.frames

@@ -35,7 +35,7 @@ def drawing(trial: cluster.ClusterTrial, end: float) -> tuple[str, list[timeline
         if a.at > zero and a.port.startswith("node-b")
     ]
     told = frames.notifications(calls)
-    reclaimed = [r for r in frames.reclaims(calls) if r.granted_at]
+    reclaimed = frames.granted(calls)
     events = [timeline.Event(0.0, "node-a", "power cut", "bad")]
     if address:
         events.append(timeline.Event(address[0], "node-b", f"{layout.VIP} announced", "good"))

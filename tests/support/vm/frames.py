@@ -329,4 +329,8 @@ def reclaims(seen: list[Call]) -> list[Reclaim]:
 
 def granted(seen: list[Call]) -> list[Reclaim]:
     """The reclaims that the server agreed to, each once however often its client sent it."""
-    return list({(r.source, r.xid): r for r in reclaims(seen) if r.granted_at}.values())
+    found: dict[tuple[str, int], Reclaim] = {}
+    for reclaim in reclaims(seen):
+        if reclaim.granted_at:
+            found.setdefault((reclaim.source, reclaim.xid), reclaim)
+    return list(found.values())

@@ -145,9 +145,8 @@ def crowd(
 ) -> list[Program]:
     """So many NFS clients on one machine, each with the locks of so many files of its own.
 
-    They mount the service as these versions by turns.
-
-    Each writes through one of its files every second; returns when they have all their locks.
+    They mount the service as these versions by turns. Each writes through one of its files every
+    second; returns when they have all their locks.
     first: the number of the first one, for a crowd on a second machine.
     """
     programs = []

@@ -399,7 +399,7 @@ class Trial:
             if a.at > self.fault_at and a.port == f"{self.active.name}/data"
         ]
         told = [n.at for n in frames.notifications(seen)]
-        granted = [r.granted_at for r in frames.reclaims(seen) if r.granted_at]
+        granted = [r.granted_at for r in frames.granted(seen)]
         wrote = [owner.entries("wrote", after=self.fault_at + 0.5) for owner in self.owners]
         firsts = [entries[0].at for entries in wrote if entries]
 

@@ -20,10 +20,10 @@ at stake.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from . import nfsconf
 from .errors import Error, NodeError
+from .named_tuple import NamedTuple
 from .system import System
 
 _SYSCTLS = "/proc/sys/fs/nfs"

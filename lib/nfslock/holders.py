@@ -12,7 +12,7 @@ import errno
 import os
 import sys
 
-from . import kernel_tables, release_plan
+from . import kernel_tables
 from .kernel_tables import Client, Lock, Mount
 
 TYPE_CHECKING = False
@@ -98,7 +98,7 @@ def named(system: System, point: str) -> list[str]:
     """What besides NFS keeps the mount from being unmounted, each in a line."""
     every = mounts(system)
     return [f"{point}: {text}" for text in (
-        *release_plan.on_top(every, point),
+        *kernel_tables.on_top(every, point),
         *_loop_devices(system, every, point),
         *processes(system, point),
     )]

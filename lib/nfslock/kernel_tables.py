@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import NamedTuple
+
+from .named_tuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-_STATE = re.compile(r"type: ([a-z]+)")
-_SUPERBLOCK = re.compile(r'superblock: "([0-9a-f]+):([0-9a-f]+):(\d+)"')
-_FILE = re.compile(r'filename: "(.*?)"(?:, owner:| ?}|, admin|$)')
-_HEX = re.compile(rb"\\x([0-9a-f]{2})")
-_OCTAL = re.compile(rb"\\([0-7]{3})")
+# Compiled when they are first needed, and kept by re: a start needs none of them.
+_STATE = r"type: ([a-z]+)"
+_SUPERBLOCK = r'superblock: "([0-9a-f]+):([0-9a-f]+):(\d+)"'
+_FILE = r'filename: "(.*?)"(?:, owner:| ?}|, admin|$)'
+_HEX = rb"\\x([0-9a-f]{2})"
+_OCTAL = rb"\\([0-7]{3})"
 #: Bit of SIGKILL in the signal masks of /proc/PID/status.
 _SIGKILL = 1 << 8
 
@@ -73,7 +75,9 @@ class Client(NamedTuple):
 
 def unescape(text: str) -> str:
     """The kernel and exportfs write blanks and the like as a backslash and three octal digits."""
-    plain = _OCTAL.sub(lambda found: bytes([int(found[1], 8) & 0xFF]), _bytes(text))
+    if "\\" not in text:
+        return text
+    plain = re.sub(_OCTAL, lambda found: bytes([int(found[1], 8) & 0xFF]), _bytes(text))
     return plain.decode(errors="surrogateescape")
 
 
@@ -109,6 +113,12 @@ def mount_of(mounts: Iterable[Mount], path: str) -> Mount | None:
     return best
 
 
+def on_top(mounts: Iterable[Mount], point: str) -> list[str]:
+    """Mounts below the point: umount refuses it as long as they stand."""
+    return [f"{mount.point} ({mount.kind}) is mounted on top of it"
+            for mount in mounts if mount.point.startswith(f"{point}/")]
+
+
 def parse_locks(text: str) -> tuple[Lock, ...]:
     """The locks of /proc/locks, those that wait for another ("->") too; fs/locks.c."""
     found = []
@@ -134,7 +144,7 @@ def parse_states(text: str) -> tuple[State, ...]:
     """
     found = []
     for line in text.splitlines():
-        kind, superblock, file = _STATE.search(line), _SUPERBLOCK.search(line), _FILE.search(line)
+        kind, superblock, file = (re.search(p, line) for p in (_STATE, _SUPERBLOCK, _FILE))
         if kind is None:
             continue
         device, inode = _where(*superblock.groups()) if superblock else ("", 0)
@@ -164,7 +174,7 @@ def parse_leased(info: str) -> bytes:
     name = fields.get("name", "")
     if fields.get("status") != "confirmed" or len(name) < 2:
         return b""
-    return _HEX.sub(lambda found: bytes([int(found[1], 16)]), _bytes(name[1:-1]))
+    return re.sub(_HEX, lambda found: bytes([int(found[1], 16)]), _bytes(name[1:-1]))
 
 
 def parse_birthday(info: str) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A stopping service gives its filesystems free: what start notes for it, and the release itself.
+"""A stopping service gives its filesystems free, those that its start noted.
 
 Never fails a stop: what is left is said in the log and in the exit reason, and the umount that
 follows is the judge.
@@ -7,18 +7,17 @@ follows is the judge.
 
 from __future__ import annotations
 
-import os
 import signal
 
-from . import errors, holders, kernel_tables, neighbours, release, release_plan
+from . import errors, neighbours, release, release_plan
 from ._vendor import ocf
 from .bounded import bounded
+from .mark import places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .params import Config
     from .system import System
 
 #: Seconds for the release when nobody has set a limit, and what is kept of a limit for the rest.
@@ -27,37 +26,12 @@ _USUAL, _MARGIN = 20.0, 2.0
 _WAITING = 0.7
 
 
-def noted(system: System, config: Config) -> dict[str, str]:
-    """What the started mark keeps for the stop, when the filesystems may hang or be gone.
-
-    `filesystems`: DEVICE:MOUNT_POINT words, the one of holding_dir first. NodeError when one that
-    is named in the parameter is no mount point here.
-    """
-    every = holders.mounts(system)
-    found: dict[str, str] = {}
-    for path in (config.holding_dir, *config.filesystems):
-        mount = kernel_tables.mount_of(every, os.path.realpath(path))
-        if path in config.filesystems and (mount is None or mount.point != os.path.realpath(path)):
-            raise errors.NodeError(
-                f"filesystems: {path} is no mount point here: is it mounted? It must start before "
-                "this resource")
-        if mount is not None and mount.point != "/":
-            found[mount.point] = mount.device
-    words = (f"{device}:{kernel_tables.escape(point)}" for point, device in found.items())
-    return {"filesystems": " ".join(words), "ip": ",".join(config.ip),
-            "lockd_kill": config.lockd_kill}
-
-
 def wanted(
     system: System, service: str, mark: Mapping[str, str], copied: bool
 ) -> release_plan.Wanted:
     """What is to be released, by the mark of the start; `copied`: the last copy is complete."""
-    places = []
-    for word in mark.get("filesystems", "").split():
-        major, minor, point = word.split(":", 2)
-        places.append((kernel_tables.unescape(point), f"{major}:{minor}"))
     return release_plan.Wanted(
-        tuple(places), frozenset(mark.get("ip", "").split(",")) - {""},
+        places(mark), frozenset(mark.get("ip", "").split(",")) - {""},
         tuple(neighbours.others(system, service)), copied and bool(mark.get("v4_store")),
         mark.get("lockd_kill", "auto"))
 

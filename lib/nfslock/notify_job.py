@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from . import rpc
+from .named_tuple import NamedTuple
 
 # States of a job; FLIGHT, WAITING and AGAIN may be answered.
 NEW, FLIGHT, WAITING, AGAIN, PARKED, DONE = range(6)

@@ -8,7 +8,8 @@ than its own writes nothing more.
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+
+from .named_tuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ the next start observes and plans anew. The order holds these rules:
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import NamedTuple
 
 from . import nsm
+from .named_tuple import NamedTuple
 from .owner import Owner
 
 TYPE_CHECKING = False

@@ -17,9 +17,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
 
 from .kernel_tables import mount_of
+from .named_tuple import NamedTuple
 from .plan import Step
 
 TYPE_CHECKING = False
@@ -64,12 +64,6 @@ def still_there(places: Iterable[tuple[str, str]], mounts: Collection[Mount]) ->
         if mount is not None and (mount.point, mount.device) == (point, device):
             found[point] = device
     return found
-
-
-def on_top(mounts: Iterable[Mount], point: str) -> list[str]:
-    """Mounts below the point: umount refuses it as long as they stand."""
-    return [f"{mount.point} ({mount.kind}) is mounted on top of it"
-            for mount in mounts if mount.point.startswith(f"{point}/")]
 
 
 def elsewhere(mounts: Iterable[Mount], point: str, device: str) -> list[str]:

@@ -13,7 +13,7 @@ import time
 
 from . import (
     errors,
-    leave,
+    mark,
     neighbours,
     params,
     plan,
@@ -46,16 +46,16 @@ class Start:
 
     def already(self) -> bool:
         """Whether the service runs here already; an error when it runs under an old claim."""
-        mark, status = self.runtime.read("started"), self.runtime.read("status")
-        if mark is None or not self.runtime.process(status):
+        started, status = self.runtime.read("started"), self.runtime.read("status")
+        if started is None or not self.runtime.process(status):
             return False
         owner = self.holding.examine()
-        if owner is not None and str(owner.generation) == mark.get("generation"):
+        if owner is not None and str(owner.generation) == started.get("generation"):
             return (status or {}).get("phase") != "fenced"
         other = f"{owner.generation} on node {owner.node}" if owner else "none, owner.json is gone"
         raise errors.Error(
             f"{self.config.holding_dir} is owned by a newer generation ({other}) than the one "
-            f"running here ({mark.get('generation')}): stop the resource here first")
+            f"running here ({started.get('generation')}): stop the resource here first")
 
     def observe(self) -> plan.Observed:
         """The holding directory and statd's, as they are now."""
@@ -167,7 +167,7 @@ def start(system: System, config: params.Config, service: str, raw: Mapping[str,
     this.supervisor = supervise.Supervisor(service, propagate)
     neighbours.enter(system, service)
     neighbours.check_clients(system, config)
-    noted = leave.noted(system, config)
+    noted = mark.noted(system, config)
     setup_node.advise(system)
     lap("look at the node")
     steps = plan.start(this.observe(), this.wanted())
@@ -192,8 +192,9 @@ def reload(system: System, config: params.Config, service: str, raw: Mapping[str
         raise errors.Error(f"{service} is not running here: nothing to reload")
     changed = {p.name: raw[p.name] for p in params.PARAMETERS if p.reloadable and p.name in raw}
     runtime.write("parameters", {**given, **changed})
-    mark = runtime.read("started") or {}
-    runtime.write("started", {**mark, **{k: changed[k] for k in mark.keys() & changed.keys()}})
+    started = runtime.read("started") or {}
+    runtime.write(
+        "started", {**started, **{k: changed[k] for k in started.keys() & changed.keys()}})
     os.kill(pid, signal.SIGHUP)
 
 

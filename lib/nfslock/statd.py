@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import NamedTuple
 
 from . import nfsconf, nsm, processes, units
 from .errors import Error, MissingError
 from .files import TEMPORARY, Like
+from .named_tuple import NamedTuple
 from .system import System
 
 TYPE_CHECKING = False

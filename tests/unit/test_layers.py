@@ -16,7 +16,7 @@ LIBRARY = ROOT / "lib/nfslock"
 #: Each module may import from its own layer and those below it.
 LAYERS = [
     {"errors", "values", "params", "nsm", "rpc", "owner", "plan", "roster", "notify", "notify_job",
-     "tickle", "recovery", "kernel_tables", "release_plan"},
+     "tickle", "recovery", "kernel_tables", "release_plan", "named_tuple"},
     {"files", "system"},
     {"reserve", "holding", "statd", "kernel", "events", "loop", "notify_io", "resolver", "runtime",
      "tickle_io", "advertise", "units", "processes", "holders", "clients", "release", "bounded",
@@ -24,13 +24,16 @@ LAYERS = [
      "tracking_schema", "tracking_nfsdcld", "tracking_nfsdcltrack", "tracking_directory"},
     {"tracking_mirror", "tracking_direct", "tracking_takeover",
      "mirror", "statd_watch", "readiness", "announce", "supervise", "monitor", "deep", "start",
-     "stop", "callout_server", "setup_node", "leave", "neighbours"},
+     "stop", "callout_server", "setup_node", "leave", "mark", "neighbours"},
     {"agent", "cli", "propagate", "propagator", "callout", "__main__"},
 ]
 PURE = LAYERS[0]
 #: What costs more at start-up than a whole monitor may (facts: measured imports).
 HEAVY = {"logging", "subprocess", "dataclasses", "typing", "pathlib", "psutil", "lxml", "asyncio",
          "argparse", "re", "json", "socket", "ctypes", "enum"}
+#: What clients need not wait for before they hear of a takeover.
+SLOW = {"logging", "subprocess", "dataclasses", "typing", "pathlib", "psutil", "lxml", "asyncio",
+        "argparse", "configparser", "hashlib", "difflib", "concurrent.futures", "nfslock.release"}
 
 
 def imports(name: str) -> set[str]:
@@ -82,6 +85,14 @@ def test_frequent_actions_load_nothing_heavy(action: str, tmp_path: Path) -> Non
     code, *loaded = done.stderr.splitlines()[-1].split()
     assert code == {"meta-data": "0", "monitor": "7"}[action]
     assert not HEAVY & set(loaded)
+
+
+def test_a_start_loads_nothing_that_a_takeover_could_do_without() -> None:
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); "
+            "from nfslock import agent, propagate, start; print(*sys.modules)")
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code, str(ROOT / "lib")],
+                          capture_output=True, text=True, check=True)
+    assert not SLOW & set(done.stdout.split())
 
 
 @pytest.mark.parametrize("closed", ["", ">&-", "2>&-", "<&- >&- 2>&-"])

@@ -169,6 +169,6 @@ def test_what_is_left_is_named() -> None:
 def test_other_mounts_are_named() -> None:
     every = (*MOUNTS, Mount(OURS, "/x", "/mnt/x", "ext4", "/dev/sdb1", ()),
              Mount("0:9", "/", f"{POINT}/sub", "tmpfs", "tmpfs", ()))
-    assert plan.on_top(every, POINT) == ["/srv/nfs/sub (tmpfs) is mounted on top of it"]
+    assert tables.on_top(every, POINT) == ["/srv/nfs/sub (tmpfs) is mounted on top of it"]
     assert plan.elsewhere(every, POINT, OURS) == [
         "/srv/nfs: is mounted on /mnt/x too (bind mount): umount /mnt/x"]

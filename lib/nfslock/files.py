@@ -23,6 +23,11 @@ _MANY = 32
 _NOFOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+def finished(names: Iterable[str]) -> list[str]:
+    """The names that are not those of temporary files of ours."""
+    return [name for name in names if not name.startswith(TEMPORARY)]
+
+
 class Like:
     """Owner, mode and security label that new files take over from a directory."""
 

@@ -22,7 +22,7 @@ import stat
 
 from . import birthday, holders, nsm, reserve
 from .errors import ConfigError, Error, Fenced, NodeError
-from .files import TEMPORARY
+from .files import TEMPORARY, finished
 from .owner import Owner, decode_owner
 from .system import System
 
@@ -113,9 +113,7 @@ class Holding:
             names = os.listdir(self.system.path(self.path))
         except OSError as error:
             raise Error(f"holding_dir {self.path}: {error.strerror}") from error
-        foreign = sorted(
-            name for name in names
-            if name not in _OURS | _HARMLESS and not name.startswith(TEMPORARY))
+        foreign = sorted(set(finished(names)) - _OURS - _HARMLESS)
         if foreign:
             raise ConfigError(
                 f"holding_dir {self.path} holds {len(foreign)} foreign files ({foreign[0]}"
@@ -221,8 +219,7 @@ class Holding:
 
     def names(self) -> list[str]:
         """The names in the record directory but our own temporary files."""
-        return [name for name in self.system.names(f"{self.path}/sm")
-                if not name.startswith(TEMPORARY)]
+        return finished(self.system.names(f"{self.path}/sm"))
 
     def records(self) -> tuple[dict[str, bytes], int]:
         """The monitor records by client, and how many other files were skipped."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from . import nsm, plan, statd
 from .errors import Error
-from .files import TEMPORARY
+from .files import finished
 from .holding import Holding
 from .system import System
 
@@ -116,14 +116,12 @@ class Mirror:
         seen: set[str] = set()
         for names in self.system.portions(f"{self.statd_dir}/sm", _PORTION if full else _NAMES):
             seen.update(names)
-            yield self.touch([name for name in names if (full or name not in self.files)
-                              and not name.startswith(TEMPORARY)])
+            yield self.touch(finished(n for n in names if full or n not in self.files))
         for portion in _portions(list(self.files), _NAMES):
             yield self.touch([name for name in portion if name not in seen])
 
     def _names(self) -> set[str]:
-        return {name for name in self.system.names(f"{self.statd_dir}/sm")
-                if not name.startswith(TEMPORARY)}
+        return set(finished(self.system.names(f"{self.statd_dir}/sm")))
 
     def _load(self, names: Iterable[str]) -> None:
         for name in names:

@@ -12,7 +12,7 @@ import os
 
 from . import nfsconf, nsm, processes, units
 from .errors import Error, MissingError
-from .files import TEMPORARY, Like
+from .files import Like, finished
 from .named_tuple import NamedTuple
 from .system import System
 
@@ -68,9 +68,7 @@ def scan(system: System, directory: str) -> Scan:
     """All records in the sm directory; Error when one cannot be read for a reason of the disk."""
     files: dict[str, Lines] = {}
     skipped = []
-    for name in system.names(f"{directory}/sm"):
-        if name.startswith(TEMPORARY):
-            continue
+    for name in finished(system.names(f"{directory}/sm")):
         try:
             lines = read_one(system, directory, name)
         except ValueError:

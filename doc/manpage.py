@@ -19,6 +19,13 @@ _CODES = (
     ("190", "degraded: the records are kept, but a person should look"),
 )
 
+_EXAMPLE = """\
+pcs resource create locks ocf:flm:nfslock \\
+    holding_dir=/srv/nfs/.locks propagate_interval=5s ip=192.0.2.10 \\
+    op monitor interval=10s timeout=20s on-fail=fence \\
+    op monitor interval=60s timeout=30s OCF_CHECK_LEVEL=10 \\
+    --group nfs --after fs"""
+
 
 def roff(text: str) -> str:
     """Text with what roff would take for requests or escapes made harmless."""
@@ -32,7 +39,8 @@ def main() -> None:
     built = agent.build()
     out = [f'.TH OCF_FLM_NFSLOCK 7 "" "nfslock {__version__}" "OCF resource agents"',
            ".SH NAME", f"ocf:flm:nfslock \\- {roff(built.shortdesc)}", ".SH SYNOPSIS",
-           ".B nfslock", "{start|stop|monitor|reload\\-agent|validate\\-all|meta\\-data}",
+           ".B /usr/lib/ocf/resource.d/flm/nfslock",
+           "{start|stop|monitor|reload\\-agent|validate\\-all|meta\\-data}",
            ".SH DESCRIPTION", roff(built.longdesc).replace("\n\n", "\n.PP\n"), ".SH PARAMETERS"]
     for parameter in params.PARAMETERS:
         notes = ["required"] * parameter.required + ["reloadable"] * parameter.reloadable
@@ -42,6 +50,8 @@ def main() -> None:
     out += [".SH EXIT STATUS"]
     for code, meaning in _CODES:
         out += [".TP", f".B {code}", roff(meaning)]
+    out += [".SH EXAMPLES", "In a group between its Filesystem, here fs, and nfsserver:", ".PP", ".nf",
+            roff(_EXAMPLE), ".fi"]
     out += [".SH FILES", ".TP", ".I /run/nfslock/RESOURCE", "run\\-time state",
             ".TP", ".I HOLDING_DIR/owner.json",
             "who claimed the records last: node, generation, state number",

@@ -205,7 +205,8 @@ class Announcement:
 
     def _look(self) -> str:
         """What clients would still lack (in a thread)."""
-        return self._statd.missing() or missing(self.system, self.config.ip, self._device)
+        return self._statd.missing() or missing(
+            self.system, self.config.ip, self._device, bool(self.pending))
 
     def _find_names(self, address: str) -> None:
         """Find out by which names clients know the service (in a thread: DNS may hang)."""

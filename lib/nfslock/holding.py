@@ -89,6 +89,8 @@ class Holding:
         self.system, self.path, self.service = system, path, service
         self.owner: Owner | None = None
         self.reserved = True
+        #: What lies in it and is not known here; a newer version's files, perhaps.
+        self.foreign: list[str] = []
         self._seen: tuple[int, ...] | None = None
 
     # -- claim -----------------------------------------------------------------------------
@@ -113,17 +115,18 @@ class Holding:
             names = os.listdir(self.system.path(self.path))
         except OSError as error:
             raise Error(f"holding_dir {self.path}: {error.strerror}") from error
-        foreign = sorted(set(finished(names)) - _OURS - _HARMLESS)
-        if foreign:
-            raise ConfigError(
-                f"holding_dir {self.path} holds {len(foreign)} foreign files ({foreign[0]}"
-                f"{', ...' if foreign[1:] else ''}): use a directory for this resource alone")
+        self.foreign = sorted(set(finished(names)) - _OURS - _HARMLESS)
         for name in names:
             if name in DIRECTORIES:
                 status = self.system.status(f"{self.path}/{name}")
                 if status is not None and not stat.S_ISDIR(status.st_mode):
                     raise ConfigError(f"{self.path}/{name} is not a directory")
         owner = self.read_owner()
+        if owner is None and self.foreign:
+            raise ConfigError(
+                f"holding_dir {self.path} is not nfslock's (no owner.json) and holds "
+                f"{len(self.foreign)} foreign files ({self.foreign[0]}"
+                f"{', ...' if self.foreign[1:] else ''}): use a directory for this resource alone")
         if owner is not None and owner.service != self.service:
             raise ConfigError(
                 f"holding_dir {self.path} belongs to the resource {owner.service} (node "

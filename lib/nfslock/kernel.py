@@ -80,8 +80,15 @@ def _answers_by(tcp: bool, address: str, program: int, version: int) -> bool:
     return bool(port) and call(address, port, null, tcp) is not None
 
 
-def missing_programs(address: str) -> list[str]:
-    """Which of the programs that a reclaiming NFSv3 client needs do not answer on `address`."""
+def missing_programs(address: str, v3: bool) -> list[str]:
+    """Which of the programs that a reclaiming client needs do not answer on `address`.
+
+    v3: of NFSv3; otherwise of NFSv4 alone, which may go without rpcbind.
+    """
+    if not v3:
+        null = rpc.encode_null(_xid(), rpc.NFS, 4)
+        there = answers(address, rpc.NFS, 4) or call(address, rpc.NFS_PORT, null, True) is not None
+        return [] if there else ["nfsd"]
     wanted = (("nfsd", rpc.NFS, (3,)), ("lockd", rpc.NLM, (4, 3)))
     return [
         name for name, program, versions in wanted
@@ -126,6 +133,17 @@ def serving(system: System) -> bool | None:
         return int(system.read(f"{system.proc}/fs/nfsd/threads").split()[0]) > 0
     except (OSError, ValueError, IndexError):
         return None
+
+
+def offers_v3(system: System) -> bool:
+    """Whether nfsd offers NFSv3, for which it has lockd; True where the kernel does not say.
+
+    /proc/fs/nfsd/versions: words like "+3 -4 +4.1" (fs/nfsd/nfsctl.c, __write_versions).
+    """
+    try:
+        return b"-3" not in system.read(f"{system.proc}/fs/nfsd/versions").split()
+    except (OSError, ValueError):
+        return True
 
 
 def lockd_instance(system: System) -> tuple[int, int] | None:

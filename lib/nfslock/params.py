@@ -68,14 +68,15 @@ PARAMETERS = (
     Parameter(
         "ip", "string", None, "Floating addresses of the service",
         "The address or addresses (IPv4, IPv6, comma separated) that clients mount from. Clients "
-        "are notified from each of them, once it is up on this node. Must be set with "
+        "are notified from each of them, once all are up on this node. Must be set with "
         "lock_migration=yes. Serviceguard NFS toolkit: the package IP.",
         parse_addresses,
     ),
     Parameter(
         "nfs_versions", "string", "3,4", "NFS versions whose locks are kept",
         "3 keeps the locks of NFSv2 and NFSv3 clients (rpc.statd); 3,4 those of NFSv4 clients, "
-        "too (nfsd's recovery records). 3 is for servers that do not offer NFSv4.",
+        "too (nfsd's recovery records). 3 is for servers that do not offer NFSv4; with 3,4 a server "
+        "may offer NFSv4 alone.",
         parse_versions,
     ),
     Parameter(
@@ -125,7 +126,8 @@ PARAMETERS = (
     Parameter(
         "notify_names", "string", None, "Names by which the service is announced",
         "Host names (comma separated) that clients may have mounted from, told to them besides "
-        "each address. By default the name that /etc/hosts has for the address, if any.",
+        "each address. By default the first that this node's resolver has for the address (hosts "
+        "file, DNS), if it answers within a second: set it where nodes resolve differently.",
         parse_names,
     ),
     Parameter(

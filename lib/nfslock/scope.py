@@ -108,7 +108,7 @@ def announced(address: str) -> str | None:
     question = (rpc.xdr_string(b"") + rpc.xdr_uint(1, 1, _EXCHANGE_ID) + b"nfslock\0" + owner
                 + rpc.xdr_uint(0, 0, 0))
     message = rpc.encode_call(int.from_bytes(os.urandom(4), "big"), rpc.NFS, 4, _COMPOUND, question)
-    body = kernel.call(address, 2049, message, tcp=True)
+    body = kernel.call(address, rpc.NFS_PORT, message, tcp=True)
     try:
         return _scope(body) if body is not None else None
     except rpc.RpcError:

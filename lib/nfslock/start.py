@@ -68,6 +68,9 @@ class Start:
             return seen
         owner = self.holding.examine()
         self.v4.examine(owner)
+        if self.holding.foreign:
+            ocf.logger.warning("%s: not of nfslock, and left alone: %s",
+                               self.config.holding_dir, ", ".join(self.holding.foreign[:5]))
         held, skipped = self.holding.records()
         if skipped:
             ocf.logger.warning(

@@ -31,7 +31,7 @@ _ANSWERED = 0.2
 #: Segments sent at once, and seconds until the next lot: no burst that a switch would drop.
 _LOT, _PAUSE = 200, 0.01
 #: Ports of nfsd and rpcbind; those of the others are asked of rpcbind.
-_FIXED_PORTS = (2049, rpc.PORTMAP_PORT)
+_FIXED_PORTS = (rpc.NFS_PORT, rpc.PORTMAP_PORT)
 _PROGRAMS = ((rpc.NLM, 4), (rpc.MOUNTD, 3), (rpc.STATD, 1))
 #: Seconds after which these are asked for again.
 _PORTS_LAST = 60.0

@@ -9,6 +9,7 @@ must reject.
 from __future__ import annotations
 
 import itertools
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ SCHEMAS = Path("/usr/share/resource-agents")
 PCS_SCHEMA = Path("/usr/share/pcs/data/ocf-1.1.rng")
 INSTALLED = "/usr/lib/ocf/resource.d/flm/nfslock"
 LIBRARY = "/usr/lib/ocf/lib/flm/nfslock"
-NAME = "ocf:flm:nfslock"
+NAME, DUMMY = "ocf:flm:nfslock", "ocf:pacemaker:Dummy"
 GOOD = {"holding_dir": HOLDING, "propagate_interval": "5", "ip": VIP}
 BAD = [
     ("propagate_interval", "banana"), ("propagate_interval", "0"), ("propagate_interval", "-5"),
@@ -295,6 +296,42 @@ def test_crm_accepts(machine: Machine, cib: str) -> None:
     done = crm(machine, cib, "configure", "validate-all", "locks")
     assert done.returncode == 0, done.stderr
     machine.run("crm_verify", "--xml-file", cib)
+
+
+def readme(start: str) -> list[list[str]]:
+    """Return the README's commands that start like this, as words."""
+    text = (CHECKOUT / "README.md").read_text().replace("\\\n", "")
+    return [shlex.split(line, comments=True) for line in text.splitlines()
+            if line.startswith(start)]
+
+
+def group_of(machine: Machine, cib: str) -> list[str]:
+    """Return the resources of the group, in order; both monitors of ours must be there."""
+    tree = etree.fromstring(machine.path(cib).read_bytes())
+    (locks,) = tree.xpath("//primitive[@id='locks']")
+    levels = [[pair.get("value") for pair in op.iter("nvpair")]
+              for op in locks.iter("op") if op.get("name") == "monitor"]
+    assert levels == [[], ["10"]]
+    machine.run("crm_verify", "--xml-file", cib)
+    return [str(primitive.get("id")) for primitive in tree.iterfind(".//group/primitive")]
+
+
+def test_the_readmes_pcs_command(machine: Machine, cib: str) -> None:
+    for name in ("fs", "server", "export", "vip"):
+        pcs(machine, cib, "resource", "create", name, DUMMY, "--group", "nfs", check=True)
+    (create,) = readme("pcs resource create locks")
+    pcs(machine, cib, *create[1:], check=True)
+    assert group_of(machine, cib) == ["fs", "locks", "server", "export", "vip"]
+
+
+def test_the_readmes_crm_commands(machine: Machine, cib: str) -> None:
+    for name in ("fs", "server", "export", "vip"):
+        crm(machine, cib, "configure", "primitive", name, DUMMY, check=True)
+    commands = readme("crm configure")
+    assert len(commands) == 2
+    for command in commands:
+        crm(machine, cib, *command[1:], check=True)
+    assert group_of(machine, cib) == ["fs", "locks", "server", "export", "vip"]
 
 
 @pytest.mark.parametrize(("name", "value"), BAD)

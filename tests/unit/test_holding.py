@@ -92,9 +92,18 @@ def test_a_claim_that_is_not_newer_is_refused(holding: Holding) -> None:
 def test_foreign_files_and_owners_are_refused(holding: Holding) -> None:
     with pytest.raises(errors.ConfigError, match=r"belongs to the resource svc \(node node-a"):
         Holding(System(), holding.path, "other").examine()
+    Path(holding.path, "owner.json").unlink()
     Path(holding.path, "database.db").touch()
     with pytest.raises(errors.ConfigError, match=r"1 foreign files \(database.db\)"):
         holding.examine()
+
+
+def test_a_foreign_file_in_a_directory_of_ours_keeps_nobody_from_taking_over(
+    holding: Holding
+) -> None:
+    Path(holding.path, "owner.json.bak").touch()
+    assert holding.examine() == OWNER
+    assert holding.foreign == ["owner.json.bak"]
 
 
 @pytest.mark.parametrize("data", [

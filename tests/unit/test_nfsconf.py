@@ -22,6 +22,22 @@ def test_the_callout_is_found(tmp_path: Path, text: str) -> None:
     assert nfsconf.setting(System(str(tmp_path)), "statd", "ha-callout") == "/x"
 
 
+@pytest.mark.parametrize(("main", "included"), [
+    ("include = -/etc/nfs.conf.local\n", "[statd]\nha-callout=/x\n"),  # SUSE's
+    ("[general]\ninclude=nfs.conf.local\n[statd]\nport=1\n", "[statd]\nha-callout=/x # ours\n"),
+    ("[statd]\nINCLUDE = \"nfs.conf.l*\"\n", "ha-callout='/x'\n"),
+    ("[statd]\nha-callout=/y\ninclude=nfs.conf.local\n", "ha-callout=/x\n"),
+    ("[statd]\ninclude=nfs.conf.local\nha-callout=/x\n", "[nfsd]\nha-callout=/y\n"),
+    ("include=nfs.conf\n[statd]\nha-callout=/x\n", ""),  # itself
+    ("include=missing\ninclude=mis*/*\n[statd]\nha-callout=/x;y\n", ""),
+])
+def test_included_files_count(tmp_path: Path, main: str, included: str) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nfs.conf").write_text(main)
+    (tmp_path / "etc/nfs.conf.local").write_text(included)
+    assert nfsconf.setting(System(str(tmp_path)), "statd", "ha-callout") == "/x"
+
+
 def test_a_file_that_cannot_be_parsed_is_skipped(tmp_path: Path) -> None:
     """The control: there is a syntax error, and the drop-in counts all the same."""
     (tmp_path / "etc/nfs.conf.d").mkdir(parents=True)

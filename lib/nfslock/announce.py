@@ -58,8 +58,10 @@ class Announcement:
         self._statd = statd
         #: Since when (monotonic seconds) clients can work here; None: not (yet, or any more).
         self.ready_since: float | None = None
+        #: The locks were lost at this time or later (monotonic seconds).
+        self.lost_since = system.monotonic()
         self.waiting_for = "the floating address"
-        self._waiting_since = self.began = system.monotonic()
+        self._waiting_since = self.began = self.lost_since
         #: What was waited for until the service stood, in seconds; and how long it took from then
         #: until the last client on the list had answered.
         self.waited: dict[str, float] = {}
@@ -113,10 +115,10 @@ class Announcement:
             self.sender.close()
             self.sender = None
 
-    def restart(self) -> None:
-        """Announce to everybody on the list again: lockd has lost their locks."""
+    def restart(self, since: float) -> None:
+        """Announce to everybody on the list again: lockd has lost their locks after `since`."""
         self._leave()
-        self.began = self.system.monotonic()
+        self.began, self.lost_since = self.system.monotonic(), since
         self._probe.at_once()
         self._wait_for("the restarted NFS server")
         self._answered = set()  # to a number that counts no more
@@ -196,7 +198,7 @@ class Announcement:
 
     def _look_at_grace(self) -> None:
         """Clients that are told too late reclaim in vain, and only their kernel's log says so."""
-        self.late = bool(self.pending) and grace.missed(self.system, self.began)
+        self.late = bool(self.pending) and grace.missed(self.system, self.lost_since)
         if self.late:
             ocf.logger.error(
                 "lockd's grace period was over before %d clients could be told to reclaim: they "

@@ -166,23 +166,39 @@ def lockd_instance(system: System) -> tuple[int, int] | None:
 
 
 class LockdWatch:
-    """Whether the lockd under a standing service is still the one that has its locks."""
+    """Whether the lockd under a standing service is still the one that has its locks.
+
+    The one that was there when the service stood first is remembered while the service does not
+    stand, too: a restart of nfsserver in the group takes the address away before, and brings it
+    back after, the server that had the locks.
+    """
 
     SAME, STOPPED, RESTARTED = range(3)
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, known: str = "") -> None:
+        """`known`: what str() gave of the watch of a propagator before this one."""
         self.system = system
-        self._instance: tuple[int, int] | None = None
+        pid, _, born = known.partition(":")
+        self._instance = (int(pid), int(born)) if pid.isdigit() and born.isdigit() else None
+        #: When (monotonic seconds) it was last seen to be the same.
+        self.seen = system.monotonic()
+
+    def __str__(self) -> str:
+        return ":".join(map(str, self._instance or ()))
 
     def look(self, stands: bool) -> int:
-        """What has become of it since the last call; stands: whether the service does."""
+        """What has become of it; stands: whether the service does. RESTARTED until accept()."""
         if not stands:
-            self._instance = None
-        elif self._instance is None:
-            self._instance = lockd_instance(self.system)
+            return self.SAME
+        if self._instance is None:
+            self.accept()
         elif serving(self.system) is False:
             return self.STOPPED
         elif self.system.start_time(self._instance[0]) != self._instance[1]:
-            self._instance = None
             return self.RESTARTED
+        self.seen = self.system.monotonic()
         return self.SAME
+
+    def accept(self) -> None:
+        """Who has lost locks is on the list: from now on the lockd that is there counts."""
+        self._instance = lockd_instance(self.system)

@@ -75,8 +75,8 @@ PARAMETERS = (
     Parameter(
         "nfs_versions", "string", "3,4", "NFS versions whose locks are kept",
         "3 keeps the locks of NFSv2 and NFSv3 clients (rpc.statd); 3,4 those of NFSv4 clients, "
-        "too (nfsd's recovery records). 3 is for servers that do not offer NFSv4; with 3,4 a server "
-        "may offer NFSv4 alone.",
+        "too (nfsd's recovery records). 3 is for servers that do not offer NFSv4; with 3,4 a "
+        "server may offer NFSv4 alone.",
         parse_versions,
     ),
     Parameter(

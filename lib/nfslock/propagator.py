@@ -71,17 +71,21 @@ class Propagator:
         self.announcement = Announcement(
             system, self.config, self.holding, statd, self.loop.wake)
         before = runtime.read("status") or {}
-        if before.get("generation") == given["generation"] and before.get("notify_began"):
+        if before.get("generation") != given["generation"]:
+            before = {}
+        if before.get("notify_began"):
             # A propagator that was killed does not begin the time for the clients anew.
-            self.announcement.began = float(before["notify_began"])
+            self.announcement.began = self.announcement.lost_since = float(before["notify_began"])
             self.announcement.waited = {
                 text: ms / 1000 for text, ms in json.loads(before.get("waited_ms") or "{}").items()}
         self.announcement.addresses_changed(self.addresses.current())
+        self.lockd = kernel.LockdWatch(system, before.get("lockd", ""))
         self.tickler = Tickler(
             system, self.holding, self.config.ip if self.config.tickle else ())
-        self.lockd = kernel.LockdWatch(system)
         self._sweeping: Iterator[object] | None = None
         self._swept = self._prepared = False
+        #: The service stands since the last sweep began: the next one is due at once.
+        self._stands_anew = False
         #: Whether no NFSv4 client has a delegation any more.
         self._no_delegations = False
         #: How many clients statd's callout let through unconfirmed before the last whole sweep.
@@ -187,7 +191,7 @@ class Propagator:
 
     def _sweep(self) -> Iterator[object]:
         """One sweep and what is due with it, in steps."""
-        missed = 0
+        missed, self._stands_anew = 0, False
         if self.callouts is not None:
             missed = self.callouts.missed()
             self.callouts.set_timeout(self.config.callout_timeout)
@@ -195,12 +199,12 @@ class Propagator:
         # After a callout that was not confirmed in time nothing is taken for granted.
         yield from self.mirror.steps(self._watched() and missed == self._caught_up)
         self._caught_up = missed
+        self._check_server()
         if self.recovery is not None:
             yield from self.recovery.steps(self._settled)
             if self._settled():
                 self._no_delegations = delegations.follow(
                     self.runtime, self.recovery.held.database, self._no_delegations)
-        self._check_server()
         self.mirror.expire(
             plan.patience(self.config.propagate_interval), self.announcement.ready_since)
         self.announcement.flush()
@@ -225,7 +229,7 @@ class Propagator:
             self._sweeping = None
         self._last_sweep = self.system.monotonic()
         if self._sweeping is None:
-            self._next_sweep = now + self.config.propagate_interval
+            self._next_sweep = now if self._stands_anew else now + self.config.propagate_interval
             self._stale = True
 
     def _check_server(self) -> None:
@@ -242,7 +246,8 @@ class Propagator:
         ocf.logger.warning("lockd was restarted and has lost the locks: every client is told again")
         self.holding.write_state(nsm.next_state([self.holding.read_state() or 0], 0))
         self.holding.enlist(self.mirror.held)
-        self.announcement.restart()
+        self.announcement.restart(self.lockd.seen)
+        self.lockd.accept()
 
     # -- the loop --------------------------------------------------------------------------
 
@@ -279,7 +284,12 @@ class Propagator:
             self._advance(now)
         pause: list[float | None] = []
         now = self.system.monotonic()
+        stood = self.announcement.ready_since is not None
         self._guarded(lambda: pause.append(self.announcement.tick(now)))
+        if not stood and self.announcement.ready_since is not None:
+            self._stands_anew = True
+            if self._sweeping is None:
+                self._next_sweep = now
         self._guarded(lambda: self.tickler.record(self.announcement.ready_since))
         pause.append(self.tickler.tick(now, self.announcement.ready_since))
         sender = self.announcement.sender
@@ -330,6 +340,7 @@ class Propagator:
             "confirmed": self.callouts.served if self.callouts else 0,
             "slowest": f"{self.callouts.slowest:.3f}" if self.callouts else "",
             "caught_up": self._caught_up,
+            "lockd": self.lockd,
             "problem": self.problem,
         }
         self.runtime.write("status", pairs)

@@ -16,7 +16,7 @@ from tests.support.vm.machine import Machine
 from tests.support.vm.report import Record
 from tests.support.vm.rig import Rig
 from tests.support.vm.service import Grace
-from tests.support.vm.trial import BYTES, KINDS, PLAIN, Setting, Trial, steady
+from tests.support.vm.trial import BYTES, KINDS, NFSV4, PLAIN, Setting, Trial, steady
 
 SUITE = os.environ.get("SUITE", "trixie")
 with_sessions = pytest.mark.parametrize(
@@ -280,6 +280,22 @@ def test_running_nfsd(rig: Rig, record: Record, protocol: str) -> None:
     trial.start(node)
     trial.recover()
     record.finish(trial, "refused by default; with restart kept")
+
+
+@pytest.mark.full
+@pytest.mark.scenario("power cut, the adoptive node offers NFSv4 alone")
+@pytest.mark.parametrize("protocol", NFSV4)
+def test_a_server_without_nfsv3(rig: Rig, record: Record, protocol: str) -> None:
+    """The service stands without lockd: what clients give up is mirrored, and they are tickled."""
+    trial = steady(rig, protocol)
+    trial.power_cut()
+    node = trial.other()
+    node.write("/etc/nfs.conf.d/v4.conf", "[nfsd]\nvers3=n\n")
+    trial.start(node)
+    assert "-3" in node.read("/proc/fs/nfsd/versions").split()
+    outcome = trial.verdict()
+    node.wait_until("nfslock status locks | grep -q settled", 30)
+    record.finish(trial, outcome)
 
 
 @pytest.mark.scenario("away for longer than its lease, its locks are another's; power cut")

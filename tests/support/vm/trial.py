@@ -159,16 +159,17 @@ class Trial:
 
     def start(
         self, node: Machine, scope: str = layout.SERVICE,
-        before_address: Callable[[], object] = lambda: None,
+        before_address: Callable[[], object] = lambda: None, first: int = 0,
     ) -> list[service.Step]:
         """Start the group by hand on a node, which becomes the active one.
 
         before_address: is called when all but the address, the last resource, is there.
+        first: the resources before this one run already.
         """
         self.last_state = max([self.last_state, *(n.state for n in audits.told(self))])
         self.active = node
         self.started_at = time.monotonic()
-        steps = service.by_hand(node, self.resources[:-1], "start", scope)
+        steps = service.by_hand(node, self.resources[first:-1], "start", scope)
         before_address()
         steps += service.by_hand(node, self.resources[-1:], "start", scope)
         self.takeovers += 1
@@ -178,6 +179,13 @@ class Trial:
     def stop(self) -> list[service.Step]:
         """Stop the group by hand on the active node."""
         return service.by_hand(self.active, self.resources, "stop")
+
+    def restart_server(self) -> None:
+        """Stop nfsserver and what comes after it in the group by hand, and start it again."""
+        server = [resource.name for resource in self.resources].index("server")
+        self.fault()
+        service.by_hand(self.active, self.resources[server:], "stop")
+        self.start(self.active, first=server)
 
     def folder(self, version: str) -> str:
         """Where a client mounts the service as this version."""

@@ -38,7 +38,12 @@ def bounded(work: Callable[[], str | None], limit: float, what: str) -> str:
     An exception of the work becomes an Error with its text. `what` names the work in messages.
     """
     reader, writer = os.pipe()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:  # too many processes, no memory
+        os.close(reader)
+        os.close(writer)
+        raise Error(f"{what}: fork: {error.strerror}") from error
     if pid == 0:
         code, text = 0, ""
         try:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 from . import clients, delegations, errors, grace, kernel, plan, recovery, scope, statd, tracking
 from .holding import Holding
 from .system import System
@@ -10,7 +12,12 @@ from .tracking_mirror import Held
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .params import Config
+
+#: How long (s) a record that is lacking is looked for again, and the pause before each look.
+_PATIENCE, _PAUSE = 5.0, 0.5
 
 
 def check(system: System, holding_dir: str, statd_dir: str) -> list[str]:
@@ -18,11 +25,7 @@ def check(system: System, holding_dir: str, statd_dir: str) -> list[str]:
 
     Returns what statd lacks nevertheless, for check_statd: an Error found later is heard first.
     """
-    lacking = _lacking(system, holding_dir, statd_dir)
-    if lacking:
-        # A record may be seconds old: only one that the propagator has had its chance to copy
-        # counts, so look again at those alone.
-        lacking = sorted(set(lacking) & set(_lacking(system, holding_dir, statd_dir)))
+    lacking = sorted(_lasting(lambda: set(_lacking(system, holding_dir, statd_dir))))
     if lacking:
         raise errors.Error(
             f"{holding_dir}: the records of {len(lacking)} clients are missing ({lacking[0]}"
@@ -33,6 +36,16 @@ def check(system: System, holding_dir: str, statd_dir: str) -> list[str]:
             "rpc.statd does not answer on 127.0.0.1 by TCP, as lockd asks it: no new client can "
             "lock over NFSv3; was its port taken when it started?")
     return lacks
+
+
+def _lasting(look: Callable[[], set[str]]) -> set[str]:
+    """What is lacking at every look: a record may be new, and the disk slow to make it durable."""
+    deadline = time.monotonic() + _PATIENCE
+    lacking = look()
+    while lacking and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+        lacking &= look()
+    return lacking
 
 
 def check_statd(lacks: list[str]) -> None:
@@ -46,9 +59,7 @@ def check_statd(lacks: list[str]) -> None:
 def check_v4(system: System, config: Config, store: str) -> None:
     """Error unless NFSv4 clients could reclaim elsewhere: records, tracking, times and scope."""
     kind, _, directory = store.partition(" ")
-    lacking = _lacking_v4(system, config.holding_dir, kind, directory)
-    if lacking:
-        lacking &= _lacking_v4(system, config.holding_dir, kind, directory)
+    lacking = _lasting(lambda: _lacking_v4(system, config.holding_dir, kind, directory))
     if lacking:
         raise errors.Error(
             f"{config.holding_dir}: the NFSv4 recovery records of {len(lacking)} clients are "

@@ -43,13 +43,13 @@ def free(system: System, service: str, mark: Mapping[str, str], copied: bool) ->
         aim = wanted(system, service, mark, copied)
         if not aim.places:
             return
-        limit = _time_left()
+        limit = time_left()
         deadline = system.monotonic() + limit * _WAITING
         found = bounded(lambda: "\n".join(release.release(system, aim, deadline)), limit,
                         "the release of locks").splitlines()
         # On its own: what a process of a stuck disk uses may be a question that hangs as well.
         named = bool(found)
-        found += bounded(lambda: "\n".join(release.bystanders(system, aim, named)), _time_left(),
+        found += bounded(lambda: "\n".join(release.bystanders(system, aim, named)), time_left(),
                          "the search for who else uses it").splitlines()
     except (errors.Error, OSError, ValueError) as error:
         found.append(f"{mark.get('holding_dir')}: {error}")
@@ -59,7 +59,7 @@ def free(system: System, service: str, mark: Mapping[str, str], copied: bool) ->
         ocf.ocf_exit_reason("; ".join(found[:5]))
 
 
-def _time_left() -> float:
+def time_left() -> float:
     """Seconds until the action's own alarm, less a margin for the rest of the stop."""
     left = signal.getitimer(signal.ITIMER_REAL)[0]
     return max(left - _MARGIN, 0.5) if left else _USUAL

@@ -156,8 +156,10 @@ class Mirror:
                 new = statd.read_one(self.system, self.statd_dir, name) or {}
             except ValueError:
                 # Empty or cut short: statd may be writing it, or its disk was full. That is no
-                # client going away: what was there stays, and a client of that name.
-                self.skipped.add(name)
+                # client going away: what was there stays, and a client of that name. The names of
+                # statd's own temporary files are gone by the time that one looks.
+                if self.system.identity(f"{self.statd_dir}/sm/{name}") is not None:
+                    self.skipped.add(name)
                 new = old
                 clients.add(name)
             except OSError as error:

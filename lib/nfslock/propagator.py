@@ -13,12 +13,13 @@ import gc
 import json
 import os
 
-from . import birthday, delegations, errors, kernel, nsm, params, plan, supervise
+from . import birthday, delegations, errors, params, plan, supervise
 from ._vendor import ocf
 from .announce import Announcement
 from .callout_server import CalloutServer
 from .events import Addresses, Inotify
 from .holding import Holding
+from .lockd_watch import LockdWatch
 from .loop import Loop
 from .mirror import Mirror
 from .owner import Owner
@@ -79,7 +80,8 @@ class Propagator:
             self.announcement.waited = {
                 text: ms / 1000 for text, ms in json.loads(before.get("waited_ms") or "{}").items()}
         self.announcement.addresses_changed(self.addresses.current())
-        self.lockd = kernel.LockdWatch(system, before.get("lockd", ""))
+        self.lockd = LockdWatch(
+            system, self.holding, self.mirror, self.announcement, before.get("lockd", ""))
         self.tickler = Tickler(
             system, self.holding, self.config.ip if self.config.tickle else ())
         self._sweeping: Iterator[object] | None = None
@@ -199,7 +201,7 @@ class Propagator:
         # After a callout that was not confirmed in time nothing is taken for granted.
         yield from self.mirror.steps(self._watched() and missed == self._caught_up)
         self._caught_up = missed
-        self._check_server()
+        self.lockd.check()
         if self.recovery is not None:
             yield from self.recovery.steps(self._settled)
             if self._settled():
@@ -231,23 +233,6 @@ class Propagator:
         if self._sweeping is None:
             self._next_sweep = now if self._stands_anew else now + self.config.propagate_interval
             self._stale = True
-
-    def _check_server(self) -> None:
-        """Notice that lockd went away under a standing service: its locks went with it."""
-        found = self.lockd.look(self.announcement.ready_since is not None)
-        if found == self.lockd.SAME:
-            return
-        # Kernels from 6.4 on unmonitor every client when nfsd stops: nobody went away.
-        self.mirror.forget_absences()
-        if found == self.lockd.STOPPED:
-            return
-        # A new lockd has no locks and is in grace. Announcing again to one that still has them
-        # would make clients reclaim outside of grace, and lose what they hold.
-        ocf.logger.warning("lockd was restarted and has lost the locks: every client is told again")
-        self.holding.write_state(nsm.next_state([self.holding.read_state() or 0], 0))
-        self.holding.enlist(self.mirror.held)
-        self.announcement.restart(self.lockd.seen)
-        self.lockd.accept()
 
     # -- the loop --------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 
 from . import kernel, nfsconf, rpc, units
-from .errors import ConfigError, Error
+from .errors import Error, NodeError
 from .files import Like
 from .system import System
 
@@ -45,14 +45,14 @@ def stock(system: System) -> str | None:
 
 
 def wanted(system: System, configured: str, default: str) -> str:
-    """The scope that clients shall see. ConfigError when two places say different things."""
+    """The scope that clients shall see. NodeError when two places say different things."""
     scope = configured or default
     for place, found in (("nfs.conf ([nfsd] scope)", nfsconf.setting(system, "nfsd", "scope")),
                          ("nfsserver (nfs_server_scope)", stock(system))):
         if not found or found == scope:
             continue
         if configured or not place.startswith("nfsserver"):
-            raise ConfigError(
+            raise NodeError(
                 f"{place} sets the NFSv4 server scope to {found}, this resource to {scope}: all "
                 f"nodes must announce the same; set server_scope={found} or remove it there")
         return found

@@ -29,8 +29,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Seconds that stop gives the last copy: the filesystem under it may be hanging.
-_LAST_SWEEP = 10.0
+#: Seconds that stop gives the last copy at least, and its share of the time that there is: the
+#: filesystem under it may be hanging, or have very many records.
+_LAST_SWEEP, _SHARE = 10.0, 0.4
 
 
 def stop(system: System, service: str, holding_dir: str) -> None:
@@ -45,8 +46,8 @@ def stop(system: System, service: str, holding_dir: str) -> None:
     copied = hangs = False
     if directory and (mark or {}).get("lock_migration") != "no":
         try:
-            bounded(lambda: _leave(system, service, directory, mark or {}), _LAST_SWEEP,
-                    "the last copy")
+            bounded(lambda: _leave(system, service, directory, mark or {}),
+                    max(_LAST_SWEEP, _SHARE * leave.time_left()), "the last copy")
             copied = True
         except errors.Error as error:
             hangs = isinstance(error, Hanging)
@@ -99,4 +100,5 @@ def _leave(system: System, service: str, directory: str, mark: Mapping[str, str]
         if mark.get("v4_store"):
             tracking_mirror.from_text(system, mark["v4_store"], holding).touch(lambda: False)
     finally:
+        holding.check_owner()  # a newer owner's claim stays
         holding.write_owner(owner._replace(clean_stop=True))

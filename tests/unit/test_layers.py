@@ -23,8 +23,8 @@ LAYERS = [
      "nfsconf", "grace", "delegations", "birthday", "scope", "tracking", "tracking_sqlite",
      "tracking_schema", "tracking_nfsdcld", "tracking_nfsdcltrack", "tracking_directory"},
     {"tracking_mirror", "tracking_direct", "tracking_takeover",
-     "mirror", "statd_watch", "readiness", "announce", "supervise", "monitor", "deep", "start",
-     "stop", "callout_server", "setup_node", "leave", "mark", "neighbours"},
+     "mirror", "statd_watch", "lockd_watch", "readiness", "announce", "supervise", "monitor",
+     "deep", "start", "stop", "callout_server", "setup_node", "leave", "mark", "neighbours"},
     {"agent", "cli", "propagate", "propagator", "callout", "__main__"},
 ]
 PURE = LAYERS[0]

@@ -79,15 +79,10 @@ class Announcement:
         #: look again.
         self.silent: dict[str, str] = {}
         self._next_naming = 0.0
-        self._device = self._find_device()
+        if system.status(holding.path) is None:
+            raise Error(f"{holding.path} is gone: is the service's filesystem mounted?")
         self.pending = set(holding.pending())
         self.total = len(self.pending)
-
-    def _find_device(self) -> int:
-        status = self.system.status(self.holding.path)
-        if status is None:
-            raise Error(f"{self.holding.path} is gone: is the service's filesystem mounted?")
-        return status.st_dev
 
     def addresses_changed(self, present: frozenset[str]) -> None:
         """Take in which addresses are on this node now."""
@@ -208,7 +203,8 @@ class Announcement:
     def _look(self) -> str:
         """What clients would still lack (in a thread)."""
         return self._statd.missing() or missing(
-            self.system, self.config.ip, self._device, bool(self.pending))
+            self.system, self.config.ip, (self.config.holding_dir, *self.config.filesystems),
+            bool(self.pending))
 
     def _find_names(self, address: str) -> None:
         """Find out by which names clients know the service (in a thread: DNS may hang)."""

@@ -10,9 +10,15 @@ from __future__ import annotations
 import os
 import socket
 
-from . import kernel_tables, rpc
+from . import holders, kernel_tables, rpc
 from .system import System
 from .values import address_family
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .kernel_tables import Mount
 
 #: Seconds to wait for one answer of a program on this very node.
 _TIMEOUT = 1.0
@@ -107,24 +113,37 @@ def statd_lacks() -> list[str]:
             if not _answers_by(tcp, "127.0.0.1", rpc.STATD, 1)]
 
 
-def exported(system: System, device: int) -> list[str]:
-    """The directories in the export table that lie on the filesystem with this device number.
+def exported(system: System, paths: Iterable[str]) -> list[str]:
+    """The directories in the export table through which clients reach these paths' filesystems.
 
-    The table is what exportfs(8) writes: PATH, a tab, CLIENT(options); blanks in octal.
+    The table is what exportfs(8) writes: PATH, a tab, CLIENT(OPTIONS); blanks in octal. With
+    crossmnt an export includes what is mounted below it.
     """
     try:
         text = system.read(system.etab, 1 << 24).decode(errors="surrogateescape")
     except (OSError, ValueError):
         return []
-    paths = {line.partition("\t")[0] for line in text.splitlines() if "\t" in line}
-    found = []
-    for path in sorted(kernel_tables.unescape(path) for path in paths):
-        try:
-            if os.stat(system.path(path)).st_dev == device:
-                found.append(path)
-        except OSError:
+    mounts = holders.mounts(system)
+
+    def mount_of(path: str) -> Mount | None:
+        return kernel_tables.mount_of(mounts, os.path.realpath(path))
+
+    # The superblock's number, not st_dev, which differs from one btrfs subvolume to the next.
+    wanted = [mount for mount in map(mount_of, paths) if mount is not None]
+    found = set()
+    for line in text.splitlines():
+        name, _, client = line.partition("\t")
+        if not client:
             continue
-    return found
+        path = kernel_tables.unescape(name)
+        mount = mount_of(path)
+        options = client.rstrip(")").rpartition("(")[2].split(",")
+        if mount is not None and any(
+                mount.device == one.device
+                or ("crossmnt" in options and one.point.startswith(f"{path.rstrip('/')}/"))
+                for one in wanted):
+            found.add(path)
+    return sorted(found)
 
 
 def serving(system: System) -> bool | None:

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""nfs.conf(5): what the administrator has told nfs-utils on this node. Reading only."""
+"""nfs.conf(5): what the administrator has told nfs-utils on this node. Reading only.
+
+Read as nfs-utils reads it (support/nfs/conffile.c), which is not as configparser does: names do not
+care for case, a line that is no assignment is skipped alone, an empty value is none, files include
+others, and $NAME is a variable of the section [environment].
+"""
 
 from __future__ import annotations
 
@@ -10,20 +15,26 @@ from .system import System
 #: How deep files may include each other.
 _DEEPEST = 8
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Settings = dict[tuple[str, str], str]
+
 
 def setting(system: System, section: str, key: str) -> str | None:
-    """The value of a key, None when it is not set; drop-ins win over the main file.
+    """The value of a key, None when it is not set; what is read later wins.
 
-    A file that cannot be read or parsed is skipped, as nfs-utils skips it.
+    A file that cannot be read is skipped, as nfs-utils skips it.
     """
-    main, drop_ins = system.nfs_conf
-    extra = sorted(name for name in system.names(drop_ins) if name.endswith(".conf"))
-    value = None
-    for name in (main, *(f"{drop_ins}/{name}" for name in extra)):
-        lines = _lines(system, name, "", _DEEPEST)
-        if any(line.lower().startswith(key) for line in lines):
-            value = _parsed("\n".join(lines), section, key, value)
-    return _plain(value) if value else None
+    found: Settings = {}
+    for main, drop_ins in system.nfs_conf:
+        names = sorted(name for name in system.names(drop_ins)
+                       if name.endswith(".conf") and not name.startswith("."))
+        for path in (main, *(f"{drop_ins}/{name}" for name in names)):
+            _read(system, path, "", found, _DEEPEST)
+    value = found.get((section, key))
+    if value is not None and value.startswith("$"):
+        return found.get(("environment", value[1:].lower())) or None
+    return value
 
 
 def seconds(system: System, section: str, key: str) -> int | None:
@@ -32,29 +43,28 @@ def seconds(system: System, section: str, key: str) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() else None
 
 
-def _lines(system: System, path: str, header: str, depth: int) -> list[str]:
-    """The lines of a file, with those of the files that it includes in their places.
-
-    To nfs-utils an indented line is one like the others, to configparser it goes on with the one
-    before it. An included file begins in the section of the including one, which then goes on with
-    its own (nfs-utils support/nfs/conffile.c); "-" before the name: it need not exist.
-    """
+def _read(system: System, path: str, section: str, found: Settings, depth: int) -> None:
+    """Add what a file sets; it begins in the section of the file that includes it."""
     try:
         text = system.read(path).decode(errors="replace")
     except (OSError, ValueError):
-        return []
-    found = []
+        return
     for line in map(str.strip, text.split("\n")):
-        name, _, value = line.partition("=")
         if line.startswith("["):
-            header = line
-        if name.strip().lower() != "include":
-            found.append(line)
+            # A second word is a subsection, which nothing here asks for.
+            section = line[1:].partition("]")[0].strip().lower()
+            continue
+        name, assigned, value = line.partition("=")
+        name, value = name.strip().lower(), _plain(value)
+        if not (assigned and name and value) or name[0] in "#;":
+            continue
+        if name != "include":
+            if section:
+                found[section, name] = value
         elif depth:
-            pattern = os.path.join(os.path.dirname(path), _plain(value).removeprefix("-"))
-            for other in _included(system, pattern):
-                found += [*_lines(system, other, header, depth - 1), header]
-    return found
+            for other in _included(system, os.path.join(
+                    os.path.dirname(path), value.removeprefix("-"))):
+                _read(system, other, section, found, depth - 1)
 
 
 def _included(system: System, pattern: str) -> list[str]:
@@ -77,16 +87,3 @@ def _plain(value: str) -> str:
     if value[:1] in ('"', "'"):
         return value[1:].partition(value[0])[0]
     return value.partition("#")[0].partition(";")[0].rstrip()
-
-
-def _parsed(text: str, section: str, key: str, otherwise: str | None) -> str | None:
-    """The value of a key in one file."""
-    import configparser  # long to load, and most files set nothing that a start asks for
-
-    parser = configparser.ConfigParser(
-        strict=False, interpolation=None, allow_no_value=True, comment_prefixes=("#", ";"))
-    try:
-        parser.read_string(text)
-    except configparser.Error:
-        return otherwise
-    return parser.get(section, key, fallback=otherwise)

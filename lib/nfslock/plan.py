@@ -11,7 +11,9 @@ the next start observes and plans anew. The order holds these rules:
 5. sm-notify is held off before statd starts, and statd is down while its directory is merged into.
 6. Nothing is deleted by a start or a stop. Deletions are the propagator's, and only when it has
    seen the record absent for a while, with the VIP and the same lockd in place all the time.
-7. NFSv4 records are in place before nfsd starts: it reads them then and never again. An nfsd that
+7. Nobody is told while the server still has the locks: a client would reclaim outside of grace,
+   and lose them. For the same reason a server that runs already without them is stopped or refused.
+8. NFSv4 records are in place before nfsd starts: it reads them then and never again. An nfsd that
    has to be stopped for this is stopped while statd is down, which would delete its records.
 """
 
@@ -50,6 +52,8 @@ class Observed(NamedTuple):
     held: Mapping[str, bytes] = MappingProxyType({})
     pending: frozenset[str] = frozenset()
     local: Mapping[str, Lines] = MappingProxyType({})
+    #: The NFS server still has the clients' locks: only the propagator is gone.
+    standing: bool = False
 
 
 class Step(NamedTuple):
@@ -71,21 +75,22 @@ def start(observed: Observed, wanted: Wanted) -> list[Step]:
                   (before.generation if before else 0) + 1, number)
     seed = additions(nsm.by_client(observed.local.values()), observed.held)
     clients = frozenset(observed.held) | frozenset(seed)
+    due = frozenset() if observed.standing else clients - observed.pending
     steps = [
         Step("claim", owner, f"generation {owner.generation}, was "
              + (f"{before.generation} on {before.node}" if before else "unclaimed")),
         Step("write_state", number, f"state number {number}"),
         Step("seed", seed, f"{len(seed)} records of this node added"),
-        Step("enlist", clients - observed.pending, f"{len(clients)} clients to notify"),
+        Step("enlist", due, f"{len(observed.pending | due)} clients to notify"),
         Step("hold_off_sm_notify", None, "the stock sm-notify stays out"),
         Step("stop_statd", None, "rpc.statd down"),
-        *([Step("stop_nfsd", before, "no nfsd but the service's own"),
-           Step("merge_v4", before, "NFSv4 recovery records put in place")] if wanted.v4 else []),
+        Step("stop_nfsd", before, "no nfsd but the service's own"),
+        *([Step("merge_v4", before, "NFSv4 recovery records put in place")] if wanted.v4 else []),
         Step("merge", {**observed.held, **seed}, "records put in place for rpc.statd"),
         # First: the callout of a client that comes with statd finds it, and it loads meanwhile.
         Step("start_propagator", owner, "propagator started"),
         Step("start_statd", None, "rpc.statd up"),
-        *([Step("start_nfsd", None, "nfsd up again if it was")] if wanted.v4 else []),
+        Step("start_nfsd", None, "nfsd up again if it was"),
         Step("await_propagator", owner, "propagator ready"),
     ]
     if not observed.exists:

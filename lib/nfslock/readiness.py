@@ -10,7 +10,7 @@ from .errors import Error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from .system import System
 
@@ -18,16 +18,19 @@ if TYPE_CHECKING:
 _PAUSE = 0.25
 
 
-def missing(system: System, addresses: tuple[str, ...], device: int, v3_clients: bool) -> str:
+def missing(
+    system: System, addresses: Iterable[str], paths: Iterable[str], v3_clients: bool
+) -> str:
     """What a reclaiming client would still lack here, "" when nothing.
 
-    v3_clients: there are some to be told. They would lose their locks on a server without NFSv3,
-    which may have been set so by mistake; one that has none of them need not offer it.
+    paths: on the service's filesystems, one of which clients must reach. v3_clients: there are some
+    to be told. They would lose their locks on a server without NFSv3, which may have been set so by
+    mistake; one that has none of them need not offer it.
     """
     if kernel.serving(system) is False:
         return "nfsd has no threads"
-    if not kernel.exported(system, device):
-        return "nothing on the service's filesystem is exported"
+    if not kernel.exported(system, paths):
+        return f"nothing on the filesystem of {' or '.join(paths)} is exported"
     v3 = v3_clients or kernel.offers_v3(system)
     for address in addresses:
         programs = kernel.missing_programs(address, v3)

@@ -85,7 +85,7 @@ def _boot_links(system: System) -> list[str]:
 
 def wanted(system: System) -> dict[str, State]:
     """Every path that matters here and what should be there."""
-    _, drop_ins = system.nfs_conf
+    _, drop_ins = system.nfs_conf[-1]
     conf = f"[statd]\nha-callout={callout_program(system)}\n\n[sm-notify]\nlift-grace=n\n"
     files: dict[str, State] = {f"{drop_ins}/{_DROP_IN}": ("text", _HEAD + conf)}
     if _has_unit(system, _NOTIFY):

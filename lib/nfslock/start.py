@@ -13,6 +13,7 @@ import time
 
 from . import (
     errors,
+    kernel,
     mark,
     neighbours,
     params,
@@ -78,7 +79,15 @@ class Start:
                 self.config.holding_dir, skipped)
         return seen._replace(
             exists=True, owner=owner, state=self.holding.read_state(), held=held,
-            pending=frozenset(self.holding.pending()))
+            pending=frozenset(self.holding.pending()), standing=self._stands(owner))
+
+    def _stands(self, owner: Owner | None) -> bool:
+        """Whether the service's own nfsd runs, with the lockd that its last propagator saw."""
+        if not kernel.serving(self.system) or not self.v4.is_ours(owner):
+            return False
+        known = (self.runtime.read("status") or {}).get("lockd")
+        found = kernel.lockd_instance(self.system)
+        return found is not None and known == ":".join(map(str, found))
 
     def wanted(self) -> plan.Wanted:
         """Who we are."""

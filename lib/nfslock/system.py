@@ -30,7 +30,9 @@ class System(Files):
         self.statd_pids = ("/run/rpc.statd.pid", "/var/run/rpc.statd.pid")
         self.sm_notify_pids = ("/run/sm-notify.pid", "/var/run/sm-notify.pid")
         self.etab = "/var/lib/nfs/etab"
-        self.nfs_conf = ("/etc/nfs.conf", "/etc/nfs.conf.d")
+        #: A distribution's first, the administrator's last: files, and what lies beside them.
+        self.nfs_conf = tuple(
+            (f"{place}/nfs.conf", f"{place}/nfs.conf.d") for place in ("/usr/etc", "/etc"))
 
     def node(self) -> str:
         """The node's name (uname -n)."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Takeover:
-    """What one start does for NFSv4; nothing at all when nfs_versions does not name it."""
+    """What one start does about nfsd, and for NFSv4 when nfs_versions names it."""
 
     def __init__(self, system: System, config: Config, holding: Holding) -> None:
         self.system, self.config, self.holding = system, config, holding
@@ -64,7 +64,7 @@ class Takeover:
             return tracking.at(self.system, "nfsdcld", "/var/lib/nfs/nfsdcld")
         return found
 
-    def _is_ours(self, before: Owner | None) -> bool:
+    def is_ours(self, before: Owner | None) -> bool:
         """Whether a running nfsd is the one that has served the service up to now."""
         return (before is not None and not before.clean_stop
                 and (before.node, before.boot_id) == (self.system.node(), self.system.boot_id()))
@@ -77,17 +77,17 @@ class Takeover:
 
     def examine(self, before: Owner | None) -> None:
         """Refuse what can be seen to go wrong; nothing has been changed yet."""
-        if not self.active:
-            return
         running = kernel.serving(self.system)
-        if running and not self._is_ours(before) and (
+        if running and not self.is_ours(before) and (
                 self.config.takeover_running_nfsd != "restart"):
             raise NodeError(
-                "nfsd already runs on this node: it reads the NFSv4 recovery records when it "
-                "starts, so clients could not reclaim here. Put this resource before nfsserver in "
-                "the group and keep nfs-server.service disabled at boot, or set "
-                "takeover_running_nfsd=restart (every client of the node gets a grace period), or "
-                "nfs_versions=3 if this server does not offer NFSv4")
+                "nfsd already runs on this node: it gives a grace period and reads the NFSv4 "
+                "recovery records when it starts only, so clients could not reclaim here. Put this "
+                "resource before nfsserver in the group and keep nfs-server.service disabled at "
+                "boot, or set takeover_running_nfsd=restart (every client of the node gets a grace "
+                "period)")
+        if not self.active:
+            return
         self.scope()
         self._local().read()
         Held(self.system, self.holding).read()
@@ -95,7 +95,7 @@ class Takeover:
             grace.check(self.system)
         else:
             grace.repairable(self.system)
-        if not (running and self._is_ours(before)):
+        if not (running and self.is_ours(before)):
             birthday.avoid(self.system, self.holding)
 
     def validate(self, before: Owner | None) -> None:
@@ -118,7 +118,7 @@ class Takeover:
 
         statd is down: kernels from 6.4 on have every client unmonitored otherwise.
         """
-        if kernel.serving(self.system) and not self._is_ours(before):
+        if kernel.serving(self.system) and not self.is_ours(before):
             threads = f"{self.system.proc}/fs/nfsd/threads"
             self._threads = int(self.system.read(threads).split()[0])
             ocf.logger.warning("nfsd is restarted: every client of this node gets a grace period")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""nfs.conf as nfs-utils reads it, where configparser would read it in another way."""
+"""nfs.conf as nfs-utils reads it."""
 
 from pathlib import Path
 
@@ -38,8 +38,21 @@ def test_included_files_count(tmp_path: Path, main: str, included: str) -> None:
     assert nfsconf.setting(System(str(tmp_path)), "statd", "ha-callout") == "/x"
 
 
-def test_a_file_that_cannot_be_parsed_is_skipped(tmp_path: Path) -> None:
-    """The control: there is a syntax error, and the drop-in counts all the same."""
+@pytest.mark.parametrize("text", [
+    "stray\n=x\n[STATD]\nHA-Callout=/x\n",
+    "[statd]\nha-callout=/x\nha-callout=\nha-callout: /y\n#ha-callout=/y\n; ha-callout=/y\n",
+    "[environment]\nWHERE=/x\n[statd]\nha-callout=$WHERE\n",
+])
+def test_lines_are_read_as_nfs_utils_reads_them(tmp_path: Path, text: str) -> None:
+    (tmp_path / "usr/etc").mkdir(parents=True)
+    (tmp_path / "usr/etc/nfs.conf").write_text("[statd]\nha-callout=/vendor\n")
+    assert nfsconf.setting(System(str(tmp_path)), "statd", "ha-callout") == "/vendor"
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nfs.conf").write_text(text)
+    assert nfsconf.setting(System(str(tmp_path)), "statd", "ha-callout") == "/x"
+
+
+def test_what_stands_before_the_first_section_counts_for_none(tmp_path: Path) -> None:
     (tmp_path / "etc/nfs.conf.d").mkdir(parents=True)
     (tmp_path / "etc/nfs.conf").write_text("ha-callout=/y\n[statd]\nha-callout=/y\n")
     (tmp_path / "etc/nfs.conf.d/1.conf").write_text("[statd]\nha-callout=/x\n")

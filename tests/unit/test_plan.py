@@ -96,7 +96,16 @@ def test_merging_never_changes_a_line_of_this_kernel(held, local) -> None:  # ty
 def test_the_order_of_a_start() -> None:
     steps = [step.name for step in plan.start(plan.Observed(), HERE)]
     assert steps == ["create", "claim", "write_state", "seed", "enlist", "hold_off_sm_notify",
-                     "stop_statd", "merge", "start_propagator", "start_statd", "await_propagator"]
+                     "stop_statd", "stop_nfsd", "merge", "start_propagator", "start_statd",
+                     "start_nfsd", "await_propagator"]
+
+
+def test_nobody_new_is_told_while_the_server_still_has_the_locks() -> None:
+    held = {"10.0.0.1": line("10.0.0.1", "v"), "10.0.0.2": line("10.0.0.2", "v")}
+    seen = plan.Observed(exists=True, held=held, pending=frozenset({"10.0.0.2"}))
+    due = [step.what for now in (seen, seen._replace(standing=True))
+           for step in plan.start(now, HERE) if step.name == "enlist"]
+    assert due == [frozenset({"10.0.0.1"}), frozenset()]
 
 
 def test_the_nodes_own_number_counts_only_at_first() -> None:

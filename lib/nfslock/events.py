@@ -14,7 +14,7 @@ import struct
 
 from .values import canonical_address
 
-_IN_MODIFY, _IN_CLOSE_WRITE = 0x2, 0x8
+_IN_CLOSE_WRITE = 0x8
 _IN_MOVED_FROM, _IN_MOVED_TO, _IN_CREATE, _IN_DELETE = 0x40, 0x80, 0x100, 0x200
 _IN_Q_OVERFLOW, _IN_IGNORED = 0x4000, 0x8000
 _IN_ONLYDIR = 0x01000000

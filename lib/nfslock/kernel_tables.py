@@ -172,7 +172,8 @@ def parse_leased(info: str) -> bytes:
     """
     fields = _fields(info)
     name = fields.get("name", "")
-    if fields.get("status") != "confirmed" or len(name) < 2:
+    # Older kernels do not show a status: there all count.
+    if fields.get("status", "confirmed") != "confirmed" or len(name) < 2:
         return b""
     return re.sub(_HEX, lambda found: bytes([int(found[1], 16)]), _bytes(name[1:-1]))
 

@@ -50,8 +50,8 @@ class Mirror:
         self.absent: dict[str, float] = {}
         #: Clients known from statd's callout alone: that its directory lacks them says nothing.
         self.told: set[str] = set()
-        #: Clients whose record could not be written: the next sweep tries again.
-        self._owed: set[str] = set()
+        #: Records that could not be written: the next sweep tries again.
+        self._owed: dict[str, bytes] = {}
         self._where: dict[str, set[str]] = {}
         self._seen: tuple[int, ...] | None = None
         #: Sweeps until all files are read again, and until names may be compared again.
@@ -90,6 +90,7 @@ class Mirror:
             full, self._place = True, seen[:2]
         if self._owed:
             yield self._reconcile(tuple(self._owed))
+            self._put(dict(self._owed))  # those of which statd's directory does not tell
         for portion in _portions(sorted(self.skipped)):
             yield self.touch(portion)
         if full:
@@ -132,6 +133,8 @@ class Mirror:
                 continue
             if data is not None:
                 self.held.setdefault(name, data)
+                if nsm.is_made(data):
+                    self.told.add(name)
 
     def _old(self, client: str) -> bytes | None:
         """What the holding directory has of a client; read from it while it is not loaded."""
@@ -195,6 +198,8 @@ class Mirror:
             new = nsm.missing_lines(nsm.parse_record(old) if old else (), made)
             if new:
                 self._put({mon_name: old + new})
+        if mon_name in self._owed:
+            self._put({mon_name: self._owed[mon_name]})
 
     def _is_here(self, mon_name: str, my_name: str) -> bool:
         return any((mon_name, my_name) in self.files[name]
@@ -228,7 +233,8 @@ class Mirror:
             return
         self._owed.update(records)
         self.holding.put(records)
-        self._owed.difference_update(records)
+        for client in records:
+            self._owed.pop(client, None)
         self.held.update(records)
 
     def expire(self, patience: float, settled_since: float | None) -> int:

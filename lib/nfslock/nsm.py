@@ -68,6 +68,11 @@ def format_line(mon_name: str, my_name: str, cookie: bytes = bytes(16)) -> bytes
     return f"{numbers} {mon_name} {my_name}\n".encode()
 
 
+def is_made(data: bytes) -> bool:
+    """Whether a record was made by format_line alone: lockd's own cookies are addresses."""
+    return all(line.split(b" ")[4:5] == [b"0" * 32] for line in data.splitlines())
+
+
 def parse_record(data: bytes) -> dict[tuple[str, str], bytes]:
     """The lines of a record file by (mon_name, my_name), each with its newline.
 

@@ -140,11 +140,6 @@ def patience(interval: float) -> float:
     return max(2 * interval, 10.0)
 
 
-def max_silence(interval: float) -> float:
-    """Seconds without a sweep after which the propagator counts as stuck."""
-    return max(3 * interval, 10.0)
-
-
 def not_in(local: Iterable[tuple[str, str]], held: Mapping[str, bytes]) -> list[str]:
     """Clients with a line in statd's directory that the holding directory lacks."""
     known = {key for data in held.values() for key in nsm.parse_record(data)}

@@ -230,6 +230,8 @@ class Propagator:
         if not self._guarded(step):
             self._sweeping = None
         self._last_sweep = self.system.monotonic()
+        # A long one is told of on its way, or monitor would take us for stuck.
+        self._stale |= self._last_sweep >= self._next_status + self.config.propagate_interval
         if self._sweeping is None:
             self._next_sweep = now if self._stands_anew else now + self.config.propagate_interval
             self._stale = True

@@ -17,8 +17,6 @@ from .errors import Error, NodeError
 from .files import Like
 from .system import System
 
-#: Longest scope (bytes): nfsd keeps it as a host name (__NEW_UTS_LEN).
-MAX_SCOPE = 64
 UNIT = "nfs-server.service"
 _PLACE = f"/run/systemd/system/{UNIT}.d"
 #: Where drop-ins are until the next boot and systemd reads *.conf only: the scope while a service

@@ -107,7 +107,7 @@ class Start:
             "hold_off_sm_notify": lambda _: statd.hold_off_sm_notify(self.system),
             "stop_statd": lambda _: self._stop_statd(),
             "stop_nfsd": self.v4.stop_nfsd,
-            "merge_v4": self.v4.prepare,
+            "merge_v4": self._merge_v4,
             "start_nfsd": lambda _: self.v4.start_nfsd(),
             "merge": self._merge,
             "start_statd": lambda _: self._start_statd(),
@@ -132,6 +132,13 @@ class Start:
         # Looked at again: statd is down only now, nothing newer can be overwritten any more.
         local = statd.scan(self.system, self.statd_dir).files
         statd.merge(self.system, self.statd_dir, plan.merges(local, held))
+
+    def _merge_v4(self, before: Owner | None) -> None:
+        # A stop after a start that gets no further has to know what to take back.
+        self.runtime.write("starting", {
+            **(self.runtime.read("starting") or {}), "holding_dir": self.config.holding_dir,
+            "v4_store": self.v4.store})
+        self.v4.prepare(before)
 
     def _propagate(self, owner: Owner, raw: Mapping[str, str]) -> None:
         if not supervise.end(self.runtime):
@@ -202,11 +209,13 @@ def reload(system: System, config: params.Config, service: str, raw: Mapping[str
     pid = runtime.process(status)
     if given is None or not pid:
         raise errors.Error(f"{service} is not running here: nothing to reload")
-    changed = {p.name: raw[p.name] for p in params.PARAMETERS if p.reloadable and p.name in raw}
-    runtime.write("parameters", {**given, **changed})
-    started = runtime.read("started") or {}
-    runtime.write(
-        "started", {**started, **{k: changed[k] for k in started.keys() & changed.keys()}})
+    reloadable = {p.name for p in params.PARAMETERS if p.reloadable}
+    runtime.write("parameters", {
+        **{name: text for name, text in given.items() if name not in reloadable},
+        **{name: raw[name] for name in raw.keys() & reloadable}})
+    started = runtime.read("started")
+    if started is not None:
+        runtime.write("started", {**started, "lockd_kill": config.lockd_kill})
     os.kill(pid, signal.SIGHUP)
 
 

@@ -117,11 +117,6 @@ def hold_off_sm_notify(system: System) -> None:
             return
 
 
-def is_sm_notify_held_off(system: System) -> bool:
-    """Whether sm-notify's pid file exists."""
-    return any(system.status(path) is not None for path in system.sm_notify_pids)
-
-
 def pids(system: System) -> list[int]:
     """The rpc.statd processes in this network namespace."""
     return processes.named(system, _NAME)

@@ -37,7 +37,8 @@ _LAST_SWEEP, _SHARE = 10.0, 0.4
 def stop(system: System, service: str, holding_dir: str) -> None:
     """Copy what is left, release the locks, mark a clean stop. Never fails for want of storage."""
     runtime = Runtime(system, service)
-    mark = runtime.read("started") or runtime.read("parameters")
+    mark = (runtime.read("started") or runtime.read("parameters")
+            or runtime.read("starting"))  # a start that failed on its way
     if not supervise.end(runtime):
         ocf.logger.error("the propagator hangs in the kernel and was left behind")
     # Other services' clients must not wait for a propagator that is gone.

@@ -19,7 +19,7 @@ class System(Files):
     """Where the NFS stack of this node (or of one service) lives."""
 
     __slots__ = ("boot_id_file", "etab", "nfs_conf", "proc", "run_dir", "sm_notify_pids",
-                 "statd_dirs", "statd_pids")
+                 "statd_dirs")
 
     def __init__(self, root: str = "") -> None:
         super().__init__(root)
@@ -27,7 +27,6 @@ class System(Files):
         self.proc = "/proc"
         self.boot_id_file = "/proc/sys/kernel/random/boot_id"
         self.statd_dirs = ("/var/lib/nfs/statd", "/var/lib/nfs")
-        self.statd_pids = ("/run/rpc.statd.pid", "/var/run/rpc.statd.pid")
         self.sm_notify_pids = ("/run/sm-notify.pid", "/var/run/sm-notify.pid")
         self.etab = "/var/lib/nfs/etab"
         #: A distribution's first, the administrator's last: files, and what lies beside them.

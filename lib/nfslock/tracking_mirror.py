@@ -18,7 +18,7 @@ from . import holders, recovery, tracking
 from .holding import Holding
 from .system import System
 from .tracking_directory import Directory
-from .tracking_nfsdcld import Nfsdcld
+from .tracking_nfsdcld import SERVED, Nfsdcld
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,13 +47,25 @@ class Held:
         rows, names = self.database.read(), self.directory.read()
         if rows is None and not names:
             return None
-        # A client that only the directories know was put there by hand.
+        # Without a database the directories were put there by hand.
         return recovery.union(rows or {}, (names or {}) if rows is None else {})
 
     def replace(self, clients: Clients) -> None:
         """Hold these and nobody else. Durable; Fenced when there is a newer owner."""
         self.holding.check_owner()
         self.holding.spending(lambda: self.database.replace(clients))
+
+    def was_served_on(self, node: str) -> bool:
+        """Whether this node's own store has followed what is held, and no other's since.
+
+        A claim does not say that: the start may have failed right after it.
+        """
+        return self.database.noted(f"{SERVED}{node}")
+
+    def is_served_on(self, node: str) -> None:
+        """Note that this node's store was put in place; replace() forgets it. Durable."""
+        self.holding.check_owner()
+        self.holding.spending(lambda: self.database.note(f"{SERVED}{node}", True))
 
     def change(self, add: Clients, drop: list[bytes]) -> None:
         """Hold these, too, and those no more. Durable; Fenced when there is a newer owner."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Our table of those who were taken out.
 _REMOVED = "nfslock_removed"
+#: Start of a note: the node whose own store was put in place with what is held.
+SERVED = "nfslock_served_on "
 
 
 class Nfsdcld:
@@ -139,6 +141,8 @@ class Nfsdcld:
                 # With 1, a restarted nfsdcld would empty the table to import nfsdcltrack's.
                 connection.execute(
                     "INSERT OR REPLACE INTO parameters VALUES ('first_time', '0')")
+                connection.execute(
+                    "DELETE FROM parameters WHERE substr(key, 1, ?) = ?", (len(SERVED), SERVED))
 
         self._write(work)
 

@@ -151,7 +151,8 @@ class Takeover:
         known = held.read()
         others = self._threads > 0
         there = None if self.direct and known is not None and not others else store.read()
-        was_here = before is not None and before.node == self.system.node()
+        node = self.system.node()
+        was_here = before is not None and before.node == node and held.was_served_on(node)
         if others:  # they have clients of their own in the node's store
             merged = recovery.union(known or {}, there or {})
         else:
@@ -163,6 +164,7 @@ class Takeover:
         placeholder = {recovery.PLACEHOLDER: b""} if self._needs_placeholder(store) else {}
         if merged or placeholder or store.read() is not None:
             store.replace({**merged, **placeholder})
+        held.is_served_on(node)
         return merged
 
     def _needs_placeholder(self, store: Store) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nfslock import nsm
+from nfslock.errors import Error
 from nfslock.holding import Holding
 from nfslock.mirror import Mirror
 from nfslock.owner import Owner
@@ -102,6 +103,46 @@ def test_a_half_written_record_keeps_what_we_have(place: Place) -> None:
     place.monitor("10.0.0.1", cookie=3)
     place.mirror.touch(["10.0.0.1"])
     assert place.mirror.skipped == set()
+
+
+def test_a_name_that_statd_used_for_an_instant_is_forgotten(place: Place) -> None:
+    place.mirror.touch(["10.0.0.1.new"])
+    assert place.mirror.skipped == set()
+    (place.sm / "10.0.0.1.new").write_bytes(b"half")
+    place.mirror.touch(["10.0.0.1.new"])
+    assert place.mirror.skipped == {"10.0.0.1.new"}
+    (place.sm / "10.0.0.1.new").unlink()
+    place.mirror.sweep(watched=True)
+    assert place.mirror.skipped == set()
+
+
+def test_a_client_known_from_the_callout_alone_outlives_the_propagator(place: Place) -> None:
+    place.mirror.sweep()
+    place.mirror.keep("10.0.0.1", "node")
+    place.monitor("10.0.0.2")
+    place.mirror.sweep()
+    (place.sm / "10.0.0.2").unlink()
+    place.mirror = Mirror(System(), str(place.sm.parent), place.holding)
+    place.mirror.sweep()
+    assert set(place.mirror.absent) == {"10.0.0.2"}
+
+
+def test_a_record_that_could_not_be_written_is_owed_until_it_is(place: Place) -> None:
+    """Also one that statd's directory does not show; and no callout is confirmed before."""
+    place.mirror.sweep()
+    sm = Path(place.holding.path, "sm")
+    sm.rename(f"{sm}.away")
+    for _ in range(2):
+        with pytest.raises((Error, OSError)):
+            place.mirror.keep("10.0.0.1", "node")
+    place.monitor("10.0.0.2", file="desk.example.com")
+    with pytest.raises((Error, OSError)):
+        place.mirror.touch(["desk.example.com"])
+    with pytest.raises((Error, OSError)):
+        place.mirror.keep("10.0.0.2", "node")
+    Path(f"{sm}.away").rename(sm)
+    place.mirror.sweep(watched=True)
+    assert place.held() == {"10.0.0.1", "10.0.0.2"}
 
 
 def test_a_damaged_record_is_no_client_going_away(place: Place) -> None:

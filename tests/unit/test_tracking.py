@@ -18,9 +18,12 @@ from hypothesis import strategies as st
 
 from nfslock import birthday, kernel_tables, recovery
 from nfslock.errors import ConfigError, Error, NodeError
+from nfslock.holding import Holding
+from nfslock.owner import Owner
 from nfslock.system import System
 from nfslock.tracking import find
 from nfslock.tracking_directory import Directory
+from nfslock.tracking_mirror import Held
 from nfslock.tracking_nfsdcld import Nfsdcld
 from nfslock.tracking_nfsdcltrack import Nfsdcltrack
 
@@ -205,6 +208,17 @@ def test_a_placeholder_is_written_but_is_no_client(cld: Nfsdcld, main: Path) -> 
     assert cld.read() == {A: b""}
     cld.replace({A: b""})
     assert ids(main, "rec-0000000000000001") == {A}
+
+
+def test_a_failed_start_does_not_make_its_node_the_last_that_served(tmp_path: Path) -> None:
+    holding = Holding(System(), str(tmp_path), "svc")
+    holding.claim(Owner("svc", "a", "boot", 1, 3))
+    held = Held(System(), holding)
+    held.replace({A: b""})
+    held.is_served_on("a")
+    assert held.was_served_on("a") and not held.was_served_on("b")
+    held.replace({A: b""})  # b's start, up to here
+    assert not held.was_served_on("b") and not held.was_served_on("a")
 
 
 def test_the_copy_remembers_who_was_taken_out(cld: Nfsdcld, main: Path) -> None:

@@ -129,6 +129,30 @@ def test_server_restarted(rig: Rig, record: Record, protocol: str, kind: str) ->
     record.finish(trial, trial.verdict())
 
 
+@pytest.mark.full
+@pytest.mark.scenario("propagator and supervisor killed, nfslock started again under the server")
+@pytest.mark.parametrize("kind", ["on", "off"])
+def test_started_again_under_the_server(rig: Rig, record: Record, kind: str) -> None:
+    """Clients that are told now would reclaim outside of grace. The control: nothing says that the
+    server still has their locks."""
+    trial = steady(rig, "3")
+    node = trial.active
+    node.wait_until("grep -q ^lockd=[0-9] /run/nfslock/locks/status", 30)
+    trial.fault()
+    assert node.kill9("nfslock supervise locks") == node.kill9("nfslock propagate locks") == 1
+    if kind == "off":
+        node.run("sed -i /^lockd=/d /run/nfslock/locks/status")
+    assert service.call(node, service.nfslock(trial.resources), "start").rc == 0
+    if kind == "on":
+        node.wait_until("nfslock status locks | grep -q settled", 30)
+        trial.wait_io()
+        trial.judge()
+        assert not audits.told(trial)
+    else:
+        wait_until(lambda: audits.exclusion(trial), "the rival gets a lock", 60, pause=1)
+    record.finish(trial, "kept where it was" if kind == "on" else "lost, as it must be")
+
+
 @pytest.mark.scenario("the grace period ends before the address comes")
 @pytest.mark.parametrize("protocol", ["3"])
 def test_told_too_late(rig: Rig, record: Record, protocol: str) -> None:

@@ -126,6 +126,18 @@ def test_export_restarted(rig: Rig, record: Record, protocol: str, kind: str) ->
         record.finish(trial, "lost, as it must be")
 
 
+@pytest.mark.scenario("nfsserver restarted in place", driver="Pacemaker")
+@rows(full=("3-on", "3-off", TOGETHER_ON))
+def test_server_restarted(rig: Rig, record: Record, protocol: str, kind: str) -> None:
+    """The kernel's locks go and nfslock, before it in the group, stays: it tells the clients."""
+    trial = steady(rig, protocol, kind)
+    trial.fault()
+    trial.active.run("crm_resource --restart -r server", timeout=300)
+    trial.take_over("node-a")
+    assert not rig.fenced
+    record.finish(trial, trial.verdict())
+
+
 @pytest.mark.full
 @pytest.mark.scenario("active node frozen for 1.5 s and thawed", driver="Pacemaker")
 @every_version

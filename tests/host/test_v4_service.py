@@ -16,7 +16,6 @@ import pytest
 from tests.support.hosts import Node
 from tests.support.service import (
     ARGS,
-    CONFIGURED,
     DEGRADED,
     GENERIC,
     HOLDING,
@@ -316,8 +315,10 @@ def test_nfsd_does_not_start_in_the_second_of_the_last_owners(both: Cluster) -> 
     assert "waiting for" in service.log(b)
 
 
-def test_a_running_nfsd_is_refused(both: Cluster) -> None:
+@pytest.mark.parametrize("versions", ["3,4", "3"])
+def test_a_running_nfsd_is_refused(both: Cluster, versions: str) -> None:
     service, a = both.service, both.a
+    service.agent.parameters["nfs_versions"] = versions
     served(a, A)
     running_nfsd(a)
     service.mount(a)
@@ -401,7 +402,7 @@ def test_two_scopes_are_refused(both: Cluster) -> None:
     a.path("/etc/nfs.conf").write_text("[nfsd]\nscope=elsewhere\n")
     service.mount(a)
     outcome = service.agent.start(a)
-    assert outcome.code == CONFIGURED and "server_scope=elsewhere" in outcome.reason, outcome
+    assert outcome.code == ARGS and "server_scope=elsewhere" in outcome.reason, outcome
     assert service.agent.start(a, server_scope="elsewhere").code == OK
 
 

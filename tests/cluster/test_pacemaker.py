@@ -163,7 +163,7 @@ def test_cluster_network_cut(rig: Rig, record: Record, protocol: str, kind: str)
 
 
 @pytest.mark.scenario("power cut, fencing impossible for a while", driver="Pacemaker")
-@rows("3-on", full=("3-off", *NFSV4_ROWS))
+@rows(full=("3-on", "3-off", *NFSV4_ROWS))
 def test_unfenceable(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind)
     trial.allowed = ["Operation 'reboot'.* targeting node-a", "Too many failures"]

@@ -90,7 +90,8 @@ class Mirror:
             full, self._place = True, seen[:2]
         if self._owed:
             yield self._reconcile(tuple(self._owed))
-            self._put(dict(self._owed))  # those of which statd's directory does not tell
+            # Those of which statd's directory does not tell.
+            self._put({name: self._with(name, data) for name, data in self._owed.items()})
         for portion in _portions(sorted(self.skipped)):
             yield self.touch(portion)
         if full:
@@ -194,12 +195,16 @@ class Mirror:
             self.touch(self._names() ^ self.files.keys())
         if not self._is_here(mon_name, my_name):
             self.told.add(mon_name)
-            old = self._old(mon_name) or b""
-            new = nsm.missing_lines(nsm.parse_record(old) if old else (), made)
-            if new:
-                self._put({mon_name: old + new})
+            record = self._with(mon_name, made)
+            if record != self._old(mon_name):
+                self._put({mon_name: record})
         if mon_name in self._owed:
-            self._put({mon_name: self._owed[mon_name]})
+            self._put({mon_name: self._with(mon_name, self._owed[mon_name])})
+
+    def _with(self, client: str, data: bytes) -> bytes:
+        """What is held of a client, with the lines of `data` that it lacks."""
+        old = self._old(client)
+        return old + nsm.missing_lines(nsm.parse_record(old), data) if old else data
 
     def _is_here(self, mon_name: str, my_name: str) -> bool:
         return any((mon_name, my_name) in self.files[name]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a node needs once, before it may run a service: statd's callout and quiet systemd units.
 
-    nfs.conf drop-in      [statd] ha-callout, [sm-notify] lift-grace=n (nfs.conf(5))
+    nfs.conf drop-in      [statd] ha-callout, no-notify=y, [sm-notify] lift-grace=n (nfs.conf(5))
     rpc-statd             takes its arguments from a file: a start need not have systemd read all
                           its units again
     rpc-statd-notify      masked: its sm-notify would announce the node, use the records up, and end
@@ -86,7 +86,8 @@ def _boot_links(system: System) -> list[str]:
 def wanted(system: System) -> dict[str, State]:
     """Every path that matters here and what should be there."""
     _, drop_ins = system.nfs_conf[-1]
-    conf = f"[statd]\nha-callout={callout_program(system)}\n\n[sm-notify]\nlift-grace=n\n"
+    conf = (f"[statd]\nha-callout={callout_program(system)}\nno-notify=y\n\n"
+            "[sm-notify]\nlift-grace=n\n")
     files: dict[str, State] = {f"{drop_ins}/{_DROP_IN}": ("text", _HEAD + conf)}
     if _has_unit(system, _NOTIFY):
         files[f"{_UNITS}/{_NOTIFY}"] = ("link", "/dev/null")
@@ -114,6 +115,9 @@ def missing(system: System) -> list[str]:
     elif os.path.basename(callout) not in ("nfslock-callout", "callout.py"):
         lacking.append(f"[statd] ha-callout={callout} in nfs.conf is not nfslock's: let it call "
                        f"{callout_program(system)} with its own arguments")
+    if (nfsconf.setting(system, "statd", "no-notify") or "n").lower() in _NO:
+        lacking.append("nfs.conf has no [statd] no-notify=y: an rpc.statd that nfsserver starts "
+                       "would announce the node")
     if (nfsconf.setting(system, "sm-notify", "lift-grace") or "y").lower() not in _NO:
         lacking.append("nfs.conf has no [sm-notify] lift-grace=n: a stray sm-notify would end the "
                        "grace period in which clients reclaim")

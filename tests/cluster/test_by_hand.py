@@ -118,7 +118,7 @@ def test_two_failovers_within_grace(rig: Rig, record: Record, protocol: str, kin
 
 @pytest.mark.scenario("nfsserver restarted in place")
 @pytest.mark.parametrize(("protocol", "kind"), [
-    pytest.param("3", "on", id="3-on"),
+    pytest.param("3", "on", id="3-on", marks=pytest.mark.full),
     pytest.param("3", "off", id="3-off", marks=pytest.mark.full),
     pytest.param(TOGETHER, "on", id=f"{TOGETHER}-on", marks=pytest.mark.full),
 ])

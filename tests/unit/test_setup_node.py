@@ -74,7 +74,7 @@ def test_a_dry_run_shows_all_and_changes_nothing(
 
 def test_apply_is_what_check_asks_for(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root, "check") == 1
-    assert len(capsys.readouterr().out.splitlines()) == 7
+    assert len(capsys.readouterr().out.splitlines()) == 8
     assert run(root, "apply") == 0
     assert run(root, "check") == 0
     after = snapshot(root)

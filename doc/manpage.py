@@ -50,8 +50,8 @@ def main() -> None:
     out += [".SH EXIT STATUS"]
     for code, meaning in _CODES:
         out += [".TP", f".B {code}", roff(meaning)]
-    out += [".SH EXAMPLES", "In a group between its Filesystem, here fs, and nfsserver:", ".PP", ".nf",
-            roff(_EXAMPLE), ".fi"]
+    out += [".SH EXAMPLES", "In a group between its Filesystem, here fs, and nfsserver:", ".PP",
+            ".nf", roff(_EXAMPLE), ".fi"]
     out += [".SH FILES", ".TP", ".I /run/nfslock/RESOURCE", "run\\-time state",
             ".TP", ".I HOLDING_DIR/owner.json",
             "who claimed the records last: node, generation, state number",

@@ -238,8 +238,13 @@ class Trial:
             f"grep -q ' 2049 {layout.CLIENT.addresses['data']} ' {layout.HOLDING}/connections",
             timeout)
 
-    def wait_held(self, timeout: float = 60) -> None:
-        """Wait until the active server knows every lock that a living client holds."""
+    def wait_held(self, timeout: float = 90) -> None:
+        """Wait until the active server knows every lock that a living client holds.
+
+        A client whose last request was received and not answered any more, on a connection too new
+        to be on record for a tickle, has nothing to repeat: it asks again after 60 s (timeo of
+        nfs(5)), which is within the grace period.
+        """
 
         def all_held() -> bool:
             try:

@@ -41,12 +41,14 @@ class LockdWatch:
             return
         if self._instance is None:
             self._instance = kernel.lockd_instance(self.system)
-        if self._instance is None or self._is_the_same():
+        stopped = kernel.serving(self.system) is False
+        if self._instance is None or (not stopped and (
+                self.system.start_time(self._instance[0]) == self._instance[1])):
             self._seen = self.system.monotonic()
             return
         # Kernels from 6.4 on unmonitor every client when nfsd stops: nobody went away.
         self.mirror.forget_absences()
-        if kernel.serving(self.system) is False:
+        if stopped:
             return
         # A new lockd has no locks and is in grace. Announcing again to one that still has them
         # would make clients reclaim outside of grace, and lose what they hold.
@@ -55,9 +57,3 @@ class LockdWatch:
         self.holding.enlist(self.mirror.held)
         self.announcement.restart(self._seen)
         self._instance = kernel.lockd_instance(self.system)
-
-    def _is_the_same(self) -> bool:
-        if kernel.serving(self.system) is False:
-            return False
-        return self._instance is not None and (
-            self.system.start_time(self._instance[0]) == self._instance[1])

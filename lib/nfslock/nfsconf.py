@@ -12,12 +12,12 @@ import os
 
 from .system import System
 
-#: How deep files may include each other.
-_DEEPEST = 8
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     Settings = dict[tuple[str, str], str]
+
+#: How deep files may include each other.
+_DEEPEST = 8
 
 
 def setting(system: System, section: str, key: str) -> str | None:

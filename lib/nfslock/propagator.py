@@ -274,9 +274,7 @@ class Propagator:
         stood = self.announcement.ready_since is not None
         self._guarded(lambda: pause.append(self.announcement.tick(now)))
         if not stood and self.announcement.ready_since is not None:
-            self._stands_anew = True
-            if self._sweeping is None:
-                self._next_sweep = now
+            self._stands_anew, self._next_sweep = True, now
         self._guarded(lambda: self.tickler.record(self.announcement.ready_since))
         pause.append(self.tickler.tick(now, self.announcement.ready_since))
         sender = self.announcement.sender

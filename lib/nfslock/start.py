@@ -83,11 +83,8 @@ class Start:
 
     def _stands(self, owner: Owner | None) -> bool:
         """Whether the service's own nfsd runs, with the lockd that its last propagator saw."""
-        if not kernel.serving(self.system) or not self.v4.is_ours(owner):
-            return False
-        known = (self.runtime.read("status") or {}).get("lockd")
-        found = kernel.lockd_instance(self.system)
-        return found is not None and known == ":".join(map(str, found))
+        return (bool(kernel.serving(self.system)) and self.v4.is_ours(owner)
+                and self.runtime.process(self.runtime.read("status"), "lockd") != 0)
 
     def wanted(self) -> plan.Wanted:
         """Who we are."""

@@ -32,8 +32,8 @@ PURE = LAYERS[0]
 HEAVY = {"logging", "subprocess", "dataclasses", "typing", "pathlib", "psutil", "lxml", "asyncio",
          "argparse", "re", "json", "socket", "ctypes", "enum"}
 #: What clients need not wait for before they hear of a takeover.
-SLOW = {"logging", "subprocess", "dataclasses", "typing", "pathlib", "psutil", "lxml", "asyncio",
-        "argparse", "configparser", "hashlib", "difflib", "concurrent.futures", "nfslock.release"}
+SLOW = HEAVY - {"re", "json", "socket", "ctypes", "enum"} | {
+    "configparser", "hashlib", "difflib", "concurrent.futures", "nfslock.release"}
 
 
 def imports(name: str) -> set[str]:

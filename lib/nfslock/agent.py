@@ -7,10 +7,9 @@ reload-agent and validate-all need is imported by them.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # `signal` itself costs an import of enum
 import os
 
-from . import errors, params
+from . import errors, params, signals
 from ._vendor import ocf
 from .system import System
 
@@ -106,13 +105,13 @@ def _give_up_in_time() -> None:
     def expired(_number: int, _frame: object) -> None:
         raise _Expired(f"{_service()}: {ocf.OCF_ACTION} did not end within {limit:g} s")
 
-    _signal.signal(_signal.SIGALRM, expired)
-    _signal.setitimer(_signal.ITIMER_REAL, max(limit - _MARGIN, limit / 2))
+    signals.signal(signals.SIGALRM, expired)
+    signals.setitimer(signals.ITIMER_REAL, max(limit - _MARGIN, limit / 2))
 
 
 def _in_time() -> None:
     """The action has ended: no alarm any more."""
-    _signal.setitimer(_signal.ITIMER_REAL, 0)
+    signals.setitimer(signals.ITIMER_REAL, 0)
 
 
 def _guarded(action: Callable[[], None]) -> Callable[[], int]:

@@ -9,15 +9,12 @@ Then it drives the SM_NOTIFY sender and takes each client off the durable list a
 
 from __future__ import annotations
 
-import json
-import socket
+from _socket import gethostbyaddr
 
-from . import grace, roster
+from . import grace, plain_json
 from ._vendor import ocf
 from .errors import Error
 from .holding import Holding
-from .notify_io import NotifySockets
-from .notify_job import Vip
 from .params import Config
 from .readiness import Probe, in_background, missing
 from .statd_watch import StatdWatch
@@ -25,7 +22,10 @@ from .system import System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import Callable
+
+    from .notify_io import NotifySockets
 
 #: Seconds between two writes of the list while answers pour in, at least, and in multiples of the
 #: time that a write takes.
@@ -41,7 +41,7 @@ def names_of(address: str, configured: tuple[str, ...]) -> tuple[str, ...]:
     names = configured
     if not names:
         try:
-            names = (socket.gethostbyaddr(address)[0],)
+            names = (gethostbyaddr(address)[0],)
         except OSError:
             names = ()
     return tuple(dict.fromkeys((address, *names)))
@@ -72,7 +72,7 @@ class Announcement:
         self._present = False
         self._probe = Probe(self._look, wake)
         self._names: dict[str, tuple[str, ...]] = {}
-        self._look_ups = [in_background(self._find_names, address) for address in config.ip]
+        self._look_ups: list[LockType] = []
         self._answered: set[str] = set()
         self._next_flush = 0.0
         #: Clients that were asked and are not told yet, with the reason, some of them; and when to
@@ -127,7 +127,9 @@ class Announcement:
         if not self._present:
             return None
         if self.ready_since is None:
-            return self._wait(now)
+            wait = self._wait(now)
+            if self.ready_since is None:
+                return wait
         if not self.pending:
             return None
         if self.expired(now):
@@ -175,6 +177,8 @@ class Announcement:
 
     def _name_the_silent(self, now: float) -> None:
         """Note for status who was asked and is not told yet; looks at every client."""
+        from . import roster
+
         if self.sender is not None:
             self.silent = dict(sorted(
                 (client, reason) for client, reason in self.sender.outstanding().items()
@@ -188,7 +192,6 @@ class Announcement:
             if not answer:
                 self.ready_since = now
                 self._look_at_grace()
-                return 0.0
         return self._probe.next(now)
 
     def _look_at_grace(self) -> None:
@@ -210,13 +213,29 @@ class Announcement:
         """Find out by which names clients know the service (in a thread: DNS may hang)."""
         self._names[address] = names_of(address, self.config.notify_names)
 
+    def prepare(self) -> None:
+        """Load what is needed when the service stands, and have its names looked up.
+
+        The start, for which all that comes after it waits, does not wait for this.
+        """
+        from . import notify_io  # noqa: F401
+
+        if not self._look_ups:
+            self._look_ups = [
+                in_background(self._find_names, address) for address in self.config.ip]
+
     def _open(self) -> NotifySockets:
+        from .notify_io import NotifySockets
+        from .notify_job import Vip
+
+        self.prepare()
         state = self.holding.read_state()
         if state is None:
             raise Error(f"{self.holding.path}/state is damaged: stop and start the resource")
         deadline = self.system.monotonic() + _NAME_PATIENCE
         for look_up in self._look_ups:
-            look_up.join(max(0.0, deadline - self.system.monotonic()))
+            if look_up.acquire(timeout=max(0.0, deadline - self.system.monotonic())):
+                look_up.release()
         vips = [Vip(address, self._names.get(address, (address,))) for address in self.config.ip]
         return NotifySockets(
             vips, sorted(self.pending), state, window=self.config.notify_window)
@@ -238,14 +257,14 @@ class Announcement:
         return {
             "notify_total": self.total,
             "notify_left": len(self.pending),
-            "notify_silent": json.dumps({
+            "notify_silent": plain_json.dumps({
                 client: reason for client, reason in self.silent.items()
                 if client in self.pending}),
             "notify_late": "yes" if self.late else "no",
             "notify_began": f"{self.began:.3f}",
             "notify_deadline": f"{self.began + self.config.notify_timeout:.3f}",
             "waiting_for": self.waiting_for if self.ready_since is None else "",
-            "waited_ms": json.dumps(
+            "waited_ms": plain_json.dumps(
                 {text: round(1000 * took) for text, took in self.waited.items()}),
             "notified_ms": "" if self.told_after is None else round(1000 * self.told_after),
         }

@@ -99,8 +99,9 @@ def expected(system: System) -> Timing:
     rpc.nfsd gives grace-time to lockd, too (nfs-utils utils/nfsd/nfsd.c). Options on its command
     line are not known here; monitor looks at what came of it.
     """
-    grace = nfsconf.seconds(system, "nfsd", "grace-time")
-    lease = nfsconf.seconds(system, "nfsd", "lease-time")
+    conf = nfsconf.settings(system)
+    grace = nfsconf.seconds(conf.get(("nfsd", "grace-time")))
+    lease = nfsconf.seconds(conf.get(("nfsd", "lease-time")))
     nfsd = f"{system.proc}/fs/nfsd"
     return Timing(
         grace=grace or _number(system, f"{nfsd}/nfsv4gracetime") or GRACE,

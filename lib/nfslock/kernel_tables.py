@@ -7,7 +7,6 @@ Devices are MAJOR:MINOR in decimal, as mountinfo has them: that is the superbloc
 
 from __future__ import annotations
 
-import re
 import sys
 
 from .named_tuple import NamedTuple
@@ -16,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-# Compiled when they are first needed, and kept by re: a start needs none of them.
+# Compiled, and re loaded, when they are first needed: a start needs none of them.
 _STATE = r"type: ([a-z]+)"
 _SUPERBLOCK = r'superblock: "([0-9a-f]+):([0-9a-f]+):(\d+)"'
 _FILE = r'filename: "(.*?)"(?:, owner:| ?}|, admin|$)'
@@ -77,6 +76,8 @@ def unescape(text: str) -> str:
     """The kernel and exportfs write blanks and the like as a backslash and three octal digits."""
     if "\\" not in text:
         return text
+    import re
+
     plain = re.sub(_OCTAL, lambda found: bytes([int(found[1], 8) & 0xFF]), _bytes(text))
     return plain.decode(errors="surrogateescape")
 
@@ -142,6 +143,8 @@ def parse_states(text: str) -> tuple[State, ...]:
     The file name is the client's choice and stands there as it is: what counts is read before or
     after it.
     """
+    import re
+
     found = []
     for line in text.splitlines():
         kind, superblock, file = (re.search(p, line) for p in (_STATE, _SUPERBLOCK, _FILE))
@@ -175,6 +178,8 @@ def parse_leased(info: str) -> bytes:
     # Older kernels do not show a status: there all count.
     if fields.get("status", "confirmed") != "confirmed" or len(name) < 2:
         return b""
+    import re
+
     return re.sub(_HEX, lambda found: bytes([int(found[1], 16)]), _bytes(name[1:-1]))
 
 

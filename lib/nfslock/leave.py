@@ -7,9 +7,7 @@ follows is the judge.
 
 from __future__ import annotations
 
-import signal
-
-from . import errors, neighbours, release, release_plan
+from . import errors, neighbours, release, release_plan, signals
 from ._vendor import ocf
 from .bounded import bounded
 from .mark import places
@@ -61,5 +59,5 @@ def free(system: System, service: str, mark: Mapping[str, str], copied: bool) ->
 
 def time_left() -> float:
     """Seconds until the action's own alarm, less a margin for the rest of the stop."""
-    left = signal.getitimer(signal.ITIMER_REAL)[0]
+    left = signals.getitimer(signals.ITIMER_REAL)[0]
     return max(left - _MARGIN, 0.5) if left else _USUAL

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import selectors
-import socket
+import os
+import select
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,42 +17,49 @@ class Loop:
     """What a daemon waits for; one thread waits, any thread or signal handler may wake it."""
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
-        self._near, self._far = socket.socketpair()
-        for end in (self._near, self._far):
-            end.setblocking(False)
+        self._poll = select.epoll()
+        self._near, self._far = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._actions: dict[int, Callable[[], object]] = {}
         self._followed: set[int] = set()
-        self.listen(self._near, self._woken)
+        self._register(self._near, self._woken)
 
     def listen(self, source: HasFileno, action: Callable[[], object]) -> None:
         """Call `action` whenever `source` can be read."""
-        self._selector.register(source, selectors.EVENT_READ, action)
+        self._register(source.fileno(), action)
+
+    def _register(self, fd: int, action: Callable[[], object]) -> None:
+        self._actions[fd] = action
+        self._poll.register(fd, select.EPOLLIN)
 
     def follow(self, filenos: Collection[int]) -> None:
         """End a wait when one of these can be read, instead of those of the last call."""
         wanted = set(filenos)
         for fd in self._followed - wanted:
-            self._selector.unregister(fd)
+            del self._actions[fd]
+            try:
+                self._poll.unregister(fd)
+            except OSError:  # closed by now, and forgotten with that
+                pass
         for fd in wanted - self._followed:
-            self._selector.register(fd, selectors.EVENT_READ, lambda: None)
+            self._register(fd, lambda: None)
         self._followed = wanted
 
     def wake(self) -> None:
         """End the wait (from a thread or a signal handler)."""
         try:
-            self._far.send(b"\0")
+            os.write(self._far, b"\0")
         except OSError:  # it has not gone round since the last time, or goes no more
             pass
 
     def _woken(self) -> None:
         try:
-            self._near.recv(4096)
+            os.read(self._near, 4096)
         except BlockingIOError:
             pass
 
     def wait(self, seconds: float) -> bool:
         """Wait that long at most and act on what came; whether it was more than to be woken."""
-        ready = self._selector.select(max(0.0, seconds))
-        for key, _ in ready:
-            key.data()
-        return any(key.data != self._woken for key, _ in ready)
+        ready = [fd for fd, _ in self._poll.poll(max(0.0, seconds))]
+        for fd in ready:
+            self._actions[fd]()
+        return any(fd != self._near for fd in ready)

@@ -21,7 +21,12 @@ _DEEPEST = 8
 
 
 def setting(system: System, section: str, key: str) -> str | None:
-    """The value of a key, None when it is not set; what is read later wins.
+    """The value of a key, None when it is not set."""
+    return settings(system).get((section, key))
+
+
+def settings(system: System) -> Settings:
+    """Every value by section and key, in lower case; what is read later wins.
 
     A file that cannot be read is skipped, as nfs-utils skips it.
     """
@@ -31,15 +36,18 @@ def setting(system: System, section: str, key: str) -> str | None:
                        if name.endswith(".conf") and not name.startswith("."))
         for path in (main, *(f"{drop_ins}/{name}" for name in names)):
             _read(system, path, "", found, _DEEPEST)
-    value = found.get((section, key))
-    if value is not None and value.startswith("$"):
-        return found.get(("environment", value[1:].lower())) or None
-    return value
+    named = {place: value for place, value in found.items() if value.startswith("$")}
+    for place, name in named.items():
+        value = found.get(("environment", name[1:].lower()), "")
+        if value:
+            found[place] = value
+        else:
+            del found[place]
+    return found
 
 
-def seconds(system: System, section: str, key: str) -> int | None:
-    """The value of a key as a whole number of seconds; None when it is not set or no number."""
-    text = setting(system, section, key)
+def seconds(text: str | None) -> int | None:
+    """A value as a whole number of seconds; None when it is not set or no number."""
     return int(text) if text and text.isascii() and text.isdigit() else None
 
 

@@ -7,8 +7,7 @@ than its own writes nothing more.
 
 from __future__ import annotations
 
-import json
-
+from . import plain_json
 from .named_tuple import NamedTuple
 
 TYPE_CHECKING = False
@@ -30,14 +29,14 @@ class Owner(NamedTuple):
 
     def encode(self) -> bytes:
         """The file's content: JSON, a key to a line, for people too."""
-        text = json.dumps({"format": FORMAT, **self._asdict()}, indent=1)
+        text = plain_json.dumps({"format": FORMAT, **self._asdict()}, ",\n ")
         return text.encode() + b"\n"
 
 
 def decode_owner(data: bytes) -> Owner:
     """Owner from the file's content; ValueError says what is wrong with it."""
     try:
-        raw = json.loads(data)
+        raw = plain_json.loads(data)
     except (ValueError, RecursionError):
         raise ValueError("is no JSON") from None
     if not isinstance(raw, dict):

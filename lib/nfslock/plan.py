@@ -87,11 +87,12 @@ def start(observed: Observed, wanted: Wanted) -> list[Step]:
         Step("stop_nfsd", before, "no nfsd but the service's own"),
         *([Step("merge_v4", before, "NFSv4 recovery records put in place")] if wanted.v4 else []),
         Step("merge", {**observed.held, **seed}, "records put in place for rpc.statd"),
-        # First: the callout of a client that comes with statd finds it, and it loads meanwhile.
+        # First: the callout of a client that comes with statd finds it. And what systemd does for
+        # statd then, which nobody waits for here, takes no time from it.
         Step("start_propagator", owner, "propagator started"),
+        Step("await_propagator", owner, "propagator ready"),
         Step("start_statd", None, "rpc.statd up"),
         Step("start_nfsd", None, "nfsd up again if it was"),
-        Step("await_propagator", owner, "propagator ready"),
     ]
     if not observed.exists:
         steps.insert(0, Step("create", None, "holding directory created"))

@@ -6,9 +6,7 @@ SIGTERM ends it, SIGHUP has it read its parameters again.
 
 from __future__ import annotations
 
-import signal
-
-from . import errors, params, supervise
+from . import errors, params, signals, supervise
 from ._vendor import ocf
 from .propagator import Orphaned, Propagator
 from .runtime import Runtime
@@ -38,8 +36,8 @@ def main(service: str) -> int:
             propagator.reload(params.parse(again))
         propagator.loop.wake()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGHUP, reload)
+    signals.signal(signals.SIGTERM, stop)
+    signals.signal(signals.SIGHUP, reload)
     try:
         return propagator.run()
     except Orphaned:

@@ -10,10 +10,9 @@ holding directory has a newer owner.
 from __future__ import annotations
 
 import gc
-import json
 import os
 
-from . import birthday, delegations, errors, params, plan, supervise
+from . import birthday, delegations, errors, params, plain_json, plan, supervise
 from ._vendor import ocf
 from .announce import Announcement
 from .callout_server import CalloutServer
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two writes of the status file while something is going on.
 _STATUS_PAUSE = 0.1
+#: Seconds after the first sweep, for the start to end in.
+_AFTER_START = 0.3
 #: Seconds of a sweep between two looks at whether a callout has come.
 _SLICE = 0.005
 
@@ -77,15 +78,17 @@ class Propagator:
         if before.get("notify_began"):
             # A propagator that was killed does not begin the time for the clients anew.
             self.announcement.began = self.announcement.lost_since = float(before["notify_began"])
-            self.announcement.waited = {
-                text: ms / 1000 for text, ms in json.loads(before.get("waited_ms") or "{}").items()}
+            waited = plain_json.loads((before.get("waited_ms") or "{}").encode())
+            self.announcement.waited = {text: ms / 1000 for text, ms in waited.items()}
         self.announcement.addresses_changed(self.addresses.current())
         self.lockd = LockdWatch(
             system, self.holding, self.mirror, self.announcement, before.get("lockd", ""))
         self.tickler = Tickler(
             system, self.holding, self.config.ip if self.config.tickle else ())
         self._sweeping: Iterator[object] | None = None
-        self._swept = self._prepared = False
+        self._swept = False
+        #: When to do what the start does not wait for; before that it has the processor.
+        self._prepare_at = float("inf")
         #: The service stands since the last sweep began: the next one is due at once.
         self._stands_anew = False
         #: Whether no NFSv4 client has a delegation any more.
@@ -93,7 +96,8 @@ class Propagator:
         #: How many clients statd's callout let through unconfirmed before the last whole sweep.
         self._caught_up = 0
         self._next_sweep = self._last_sweep = system.monotonic()
-        self._next_status = 0.0
+        #: Not at once: the start waits for the status that follows the first sweep.
+        self._next_status = system.monotonic() + _STATUS_PAUSE
         self._stale = True
         self._told: tuple[object, ...] = ()
 
@@ -225,6 +229,7 @@ class Propagator:
                 # The records stay: to look for garbage among them would take long, again and again.
                 gc.enable()
                 gc.freeze()
+                self._next_status, self._prepare_at = 0.0, now + _AFTER_START
             self._swept = True
 
         if not self._guarded(step):
@@ -247,7 +252,7 @@ class Propagator:
         except errors.Fenced as error:
             ocf.logger.error("%s", error)
             self.problem = str(error)
-            self._write_status("fenced")
+            self._guarded(lambda: self._write_status("fenced"))
             self._leave()
             return supervise.FINAL
         finally:
@@ -286,33 +291,35 @@ class Propagator:
         self._told = told
         now = self.system.monotonic()
         if self._stale and now >= self._next_status:
-            self._write_status(self.announcement.phase() if self._swept else "comparing")
-            if self._swept and not self._prepared:
-                self._prepare()
+            # A full /run is no reason to leave: monitor notices that the status grows old.
+            self._guarded(lambda: self._write_status(
+                self.announcement.phase() if self._swept else "comparing"))
+        if now >= self._prepare_at:
+            self._prepare()
         waits = [self._next_sweep - now if self._sweeping is None else 0.0,
-                 *(wait for wait in pause if wait is not None)]
+                 self._prepare_at - now, *(wait for wait in pause if wait is not None)]
         if self._stale:
             waits.append(self._next_status - now)
         # A look for nfsd that finds nothing new is no news.
         self._stale |= self.loop.wait(min(waits))
 
     def _prepare(self) -> None:
-        """Load what the first NFSv4 client will need; the start waits for us no more."""
-        self._prepared = True
+        """Load what will be needed when the service stands, and for the first NFSv4 client."""
+        self._prepare_at = float("inf")
+        self.announcement.prepare()
         if self.recovery is not None:
             self._guarded(self.recovery.prepare)
 
     def _write_status(self, phase: str) -> None:
         owner = self.holding.owner
-        holding = self.config.holding_dir
-        place = self.system.status(holding)
+        place = self.system.status(self.holding.path)
         pairs = {
             "pid": self._identity,
             "phase": phase,
             "generation": owner.generation if owner else 0,
             "state": self.holding.read_state() or 0,
             "holding": f"{place.st_dev}:{place.st_ino}" if place else "",
-            "owner": self.system.identity(f"{holding}/owner.json"),
+            "owner": self.system.identity(f"{self.holding.path}/owner.json"),
             "interval": self.config.propagate_interval,
             "last_sweep": f"{self._last_sweep:.3f}",
             "records": len(self.mirror.held),
@@ -328,6 +335,6 @@ class Propagator:
             "lockd": self.lockd,
             "problem": self.problem,
         }
+        self._next_status = self.system.monotonic() + _STATUS_PAUSE
         self.runtime.write("status", pairs)
         self._stale = False
-        self._next_status = self.system.monotonic() + _STATUS_PAUSE

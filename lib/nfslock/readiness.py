@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import threading
+from _thread import allocate_lock, start_new_thread
 
 from . import kernel
 from .errors import Error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import Callable, Iterable
 
     from .system import System
@@ -39,14 +40,23 @@ def missing(
     return ""
 
 
-def in_background(work: Callable[..., None], *arguments: object) -> threading.Thread:
+def in_background(work: Callable[..., None], *arguments: object) -> LockType:
     """A thread for what may wait for the network; the process ends without waiting for it.
 
-    (concurrent.futures loads logging, which delays every takeover.)
+    Returns a lock that is free when the work has ended. (threading, or what else there is for this,
+    loads modules that every takeover would wait for.)
     """
-    thread = threading.Thread(target=work, args=arguments, daemon=True)
-    thread.start()
-    return thread
+    busy = allocate_lock()
+    busy.acquire()
+
+    def run() -> None:
+        try:
+            work(*arguments)
+        finally:
+            busy.release()
+
+    start_new_thread(run, ())
+    return busy
 
 
 class Probe:

@@ -16,7 +16,6 @@ below the system's root.
 
 from __future__ import annotations
 
-import json
 import os
 
 from . import nfsconf, scope, statd, units
@@ -105,7 +104,8 @@ def wanted(system: System) -> dict[str, State]:
 def missing(system: System) -> list[str]:
     """What this node still lacks, a line each, judged by its effect and not by who wrote it."""
     lacking = []
-    callout = nfsconf.setting(system, "statd", "ha-callout")
+    conf = nfsconf.settings(system)
+    callout = conf.get(("statd", "ha-callout"))
     if not callout:
         lacking.append("nfs.conf has no [statd] ha-callout: a lock that is granted within about a "
                        "millisecond before a crash may be lost")
@@ -115,10 +115,10 @@ def missing(system: System) -> list[str]:
     elif os.path.basename(callout) not in ("nfslock-callout", "callout.py"):
         lacking.append(f"[statd] ha-callout={callout} in nfs.conf is not nfslock's: let it call "
                        f"{callout_program(system)} with its own arguments")
-    if (nfsconf.setting(system, "statd", "no-notify") or "n").lower() in _NO:
+    if conf.get(("statd", "no-notify"), "n").lower() in _NO:
         lacking.append("nfs.conf has no [statd] no-notify=y: an rpc.statd that nfsserver starts "
                        "would announce the node")
-    if (nfsconf.setting(system, "sm-notify", "lift-grace") or "y").lower() not in _NO:
+    if conf.get(("sm-notify", "lift-grace"), "y").lower() not in _NO:
         lacking.append("nfs.conf has no [sm-notify] lift-grace=n: a stray sm-notify would end the "
                        "grace period in which clients reclaim")
     for path, state in wanted(system).items():
@@ -144,6 +144,8 @@ def advise(system: System) -> None:
 def _recorded(system: System) -> dict[str, dict[str, State]]:
     """What --apply has changed: the state of each path before and after."""
     try:
+        import json
+
         raw = json.loads(system.read(_RECORD, 1 << 22))
         return {path: {when: tuple(entry[when]) if entry[when] else None
                        for when in ("before", "after")} for path, entry in raw.items()}
@@ -190,6 +192,8 @@ def apply(system: System, undo: bool = False) -> dict[str, tuple[State, State]]:
         for path, (now, then) in todo.items():
             before = record[path]["before"] if path in record else now
             record[path] = {"before": before, "after": then}
+        import json
+
         # First, so that whatever is changed can be taken back.
         _put(system, _RECORD, ("text", json.dumps(record, indent=1) + "\n"))
     for path, (_, then) in todo.items():

@@ -6,9 +6,7 @@ Every action may be repeated and killed at any instant; the next one observes an
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import time
 
 from . import (
@@ -17,8 +15,10 @@ from . import (
     mark,
     neighbours,
     params,
+    plain_json,
     plan,
     setup_node,
+    signals,
     statd,
     supervise,
     tracking_takeover,
@@ -116,10 +116,11 @@ class Start:
     def _stop_statd(self) -> None:
         # Who is killed from here on leaves the node without statd, and others may need it: a stop
         # brings it up again then.
-        if statd.pids(self.system):
+        found = statd.pids(self.system)
+        if found:
             self.runtime.write(
                 STATD_DOWN, {"statd_dir": self.statd_dir, "name": self.config.ip[0]})
-        statd.stop(self.system)
+        statd.stop(self.system, found)
 
     def _start_statd(self) -> None:
         statd.start(self.system, self.statd_dir, self.config.ip[0])
@@ -196,7 +197,7 @@ def start(system: System, config: params.Config, service: str, raw: Mapping[str,
     runtime.write("started", {
         "lock_migration": "yes", "generation": owner.generation if owner else 0,
         "statd_dir": this.statd_dir, "holding_dir": config.holding_dir, **noted,
-        "v4_store": this.v4.store, "start_ms": json.dumps(took)})
+        "v4_store": this.v4.store, "start_ms": plain_json.dumps(took)})
 
 
 def reload(system: System, config: params.Config, service: str, raw: Mapping[str, str]) -> None:
@@ -213,7 +214,7 @@ def reload(system: System, config: params.Config, service: str, raw: Mapping[str
     started = runtime.read("started")
     if started is not None:
         runtime.write("started", {**started, "lockd_kill": config.lockd_kill})
-    os.kill(pid, signal.SIGHUP)
+    os.kill(pid, signals.SIGHUP)
 
 
 def validate(system: System, config: params.Config, service: str, level: int) -> None:

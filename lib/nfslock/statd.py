@@ -18,7 +18,7 @@ from .system import System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     Lines = dict[tuple[str, str], bytes]
 
@@ -138,15 +138,15 @@ def drop_in(system: System) -> str:
             f"ExecStart=\nExecStart={program} $NFSLOCK_STATD\n")
 
 
-def stop(system: System) -> None:
-    """End rpc.statd, so that sm can be changed without racing it.
+def stop(system: System, found: Iterable[int]) -> None:
+    """End rpc.statd, as pids() has found it, so that sm can be changed without racing it.
 
     Locks are not touched: the kernel keeps its own list of monitored clients. A new client's
     first lock is refused (ENOLCK) until statd is back.
     """
     # Not through systemd, which takes many times as long: start() restarts the unit, whatever state
     # it is in by then.
-    for pid in pids(system):
+    for pid in found:
         if not system.end(pid, system.start_time(pid), _PATIENCE):
             raise Error(f"rpc.statd (pid {pid}) does not end: is its disk hanging?")
 

@@ -46,7 +46,7 @@ class StatdWatch:
         if self._starts < _STARTS:
             ocf.logger.warning("%s: it is started again", what)
             self._starts += 1
-            statd.stop(self.system)
+            statd.stop(self.system, statd.pids(self.system))
             statd.start(self.system, self.directory, self.name, afresh=foreign)
             self._since = self.system.monotonic()
             return what

@@ -9,10 +9,10 @@ it has loaded already need not be loaded again.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 
+from . import signals
 from ._vendor import ocf
 from .errors import Error
 from .runtime import Runtime
@@ -33,7 +33,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _PATIENCE = 6.0
 #: Passed on to a supervisor that is not a fork: where Pacemaker wants agents to log.
 _LOGGING = ("HA_LOGFACILITY", "HA_LOGFILE", "HA_DEBUGLOG", "HA_debug", "HA_LOGTAG")
-_SIGNALS = (signal.SIGTERM, signal.SIGALRM, signal.SIGHUP)
+_SIGNALS = (signals.SIGTERM, signals.SIGALRM, signals.SIGHUP)
 #: No score that would let it be killed before all else when memory runs out.
 _OOM_SCORE = b"-900"
 
@@ -50,12 +50,15 @@ class Supervisor:
             os.close(receive)
             return
 
+        def told() -> bool:
+            word = os.read(receive, 1)
+            os.close(receive)
+            return bool(word)
+
         def wait() -> int:
             os.close(self._send)
             _detach()
-            told = os.read(receive, 1)
-            os.close(receive)
-            return supervise(service, work) if told else 0
+            return supervise(service, work, told)
 
         _be_the_child(wait)
 
@@ -94,8 +97,8 @@ def _be_the_child(work: Callable[[], int]) -> NoReturn:
     code = 1
     try:
         for number in _SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            signals.signal(number, signals.SIG_DFL)
+        signals.pthread_sigmask(signals.SIG_UNBLOCK, _SIGNALS)
         code = work()
     except Error as error:
         ocf.logger.error("%s", error)
@@ -150,10 +153,10 @@ def end(runtime: Runtime) -> bool:
 def _spawn(service: str, work: Work) -> int:
     """Fork the propagator; returns its pid."""
     # A signal that comes in between is for the parent's handlers in the parent alone.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    signals.pthread_sigmask(signals.SIG_BLOCK, _SIGNALS)
     pid = os.fork()
     if pid:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signals.pthread_sigmask(signals.SIG_UNBLOCK, _SIGNALS)
         return pid
 
     def propagate() -> int:
@@ -163,12 +166,17 @@ def _spawn(service: str, work: Work) -> int:
     _be_the_child(propagate)
 
 
-def supervise(service: str, work: Work) -> int:
-    """Run the propagator and start it again whenever it is killed; ends when told (SIGTERM)."""
+def supervise(service: str, work: Work, told: Callable[[], bool] = lambda: True) -> int:
+    """Run the propagator and start it again whenever it is killed; ends when told (SIGTERM).
+
+    told: waits until it may begin; False when it may not.
+    """
     system = System()
     runtime = Runtime(system, service)
     _show_as(f"nfslock supervise {service}")
     _unlikely_to_be_killed()
+    if not told():
+        return 0
     runtime.write("supervisor", {"pid": f"{os.getpid()}:{system.start_time(os.getpid())}"})
     child = 0
     leaving = False
@@ -178,21 +186,21 @@ def supervise(service: str, work: Work) -> int:
         nonlocal leaving
         leaving = True
         if child:
-            os.kill(child, signal.SIGTERM)
-        signal.setitimer(signal.ITIMER_REAL, _PATIENCE / 3)
+            os.kill(child, signals.SIGTERM)
+        signals.setitimer(signals.ITIMER_REAL, _PATIENCE / 3)
 
     def insist(_number: int, _frame: object) -> None:
         if child:
-            os.kill(child, signal.SIGKILL)
+            os.kill(child, signals.SIGKILL)
 
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGALRM, insist)
+    signals.signal(signals.SIGTERM, leave)
+    signals.signal(signals.SIGALRM, insist)
     pause = _FIRST_PAUSE
     while not leaving and runtime.read("parameters") is not None:
         began = time.monotonic()
         child = _spawn(service, work)
         if leaving:
-            os.kill(child, signal.SIGTERM)
+            os.kill(child, signals.SIGTERM)
         _, status = os.waitpid(child, 0)
         child = 0
         if os.waitstatus_to_exitcode(status) in (0, FINAL) or leaving:

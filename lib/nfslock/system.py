@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import errors
+from . import errors, signals
 from .files import Files
 
 
@@ -70,18 +70,18 @@ class System(Files):
 
         `patience`: seconds in all, half of them for SIGTERM. False when it is still there then.
         """
-        import signal
-
         began = self.monotonic()
-        for number, limit in ((signal.SIGTERM, patience / 2), (signal.SIGKILL, patience)):
+        for number, limit in ((signals.SIGTERM, patience / 2), (signals.SIGKILL, patience)):
             if not born or self.start_time(pid) != born:
                 return True
             try:
                 os.kill(pid, number)
             except ProcessLookupError:
                 return True
+            pause = 0.0005  # soon at first: a takeover waits for rpc.statd, which ends at once
             while self.start_time(pid) == born and self.monotonic() - began < limit:
-                time.sleep(0.01)
+                time.sleep(pause)
+                pause = min(2 * pause, 0.01)
         return self.start_time(pid) != born
 
     def run(self, *argv: str, timeout: float = 30.0) -> tuple[int, str]:

@@ -3,20 +3,21 @@
 
 Never a raw copy of a database (it may be torn), never SQLite's own busy handler (it starves beside
 a writer that does not pause): a lock that is taken is asked for again after 0.3 ms.
+
+The start of a service without NFSv4 loads this module, and need not wait for sqlite3.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
-from contextlib import closing
 
 from .errors import Error, NodeError
 from .system import System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable
     from typing import TypeVar
 
@@ -59,6 +60,9 @@ def use_wal(system: System, path: str) -> None:
     back, and the next to open the database takes the transaction back. A log is synced by each
     commit (sqlite.org/pragma.html#pragma_synchronous).
     """
+    import sqlite3
+    from contextlib import closing
+
     try:
         with closing(sqlite3.connect(
                 f"{_uri(system.path(path))}?mode=rw", timeout=PATIENCE, isolation_level=None,
@@ -71,6 +75,8 @@ def use_wal(system: System, path: str) -> None:
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
+    import sqlite3
+
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
@@ -84,6 +90,8 @@ def transaction(
     left is rolled back by the first to come, which is why readers open for writing, too. Raises
     errors.Error with the file's name for anything that SQLite reports, and whatever `work` raises.
     """
+    import sqlite3
+
     place = f"{_uri(system.path(path))}?mode={'rwc' if create else 'rw'}"
     deadline = time.monotonic() + patience
     try:
@@ -110,6 +118,8 @@ def transaction(
 
 
 def _insist(connection: sqlite3.Connection, statement: str, deadline: float) -> None:
+    import sqlite3
+
     while True:
         try:
             connection.execute(statement).fetchall()

@@ -17,6 +17,8 @@ from .system import System
 _PLACES = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system",
            "/usr/lib/systemd/system", "/lib/systemd/system")
 DROP_IN = "nfslock.conf"
+#: Where systemd itself listens, for root: the bus daemon is not asked, either (systemctl does so).
+_DOOR = b"unix:path=/run/systemd/private"
 _HEAD = "# Written by nfslock when it starts a service; gone at the next boot.\n"
 
 
@@ -75,7 +77,10 @@ def _restarted(unit: str) -> bool:
     bus = ctypes.c_void_p()
     try:
         systemd = ctypes.CDLL("libsystemd.so.0")
-        if systemd.sd_bus_open_system(ctypes.byref(bus)) < 0:
+        if systemd.sd_bus_new(ctypes.byref(bus)) < 0:
+            return False
+        if (systemd.sd_bus_set_address(bus, _DOOR) < 0 or systemd.sd_bus_start(bus) < 0):
+            systemd.sd_bus_unref(bus)
             return False
     except (OSError, AttributeError):  # no libsystemd, or one without this
         return False

@@ -123,7 +123,7 @@ def _with_file(path: str, data: bytes, use: Callable[[System], None]) -> None:
 def nfs_conf(data: bytes) -> None:
     def use(system: System) -> None:
         nfsconf.setting(system, "statd", "ha-callout")
-        nfsconf.seconds(system, "nfsd", "grace-time")
+        nfsconf.seconds(nfsconf.setting(system, "nfsd", "grace-time"))
 
     _with_file("/etc/nfs.conf", data, use)
 

@@ -321,3 +321,27 @@ def test_kills_all_over_cost_no_record(up: Cluster) -> None:
             for process in a.find("propagate locks"):
                 os.kill(process.pid, signal.SIGKILL)
     service.held(a, *clients)
+
+
+def test_a_full_run_directory_ends_no_propagation(pair: Cluster) -> None:
+    """Only the status stands there: it grows old, which monitor says, and nothing else happens."""
+    service, a = pair.service, pair.a
+    a.run("mkdir", "-p", "/run/nfslock")
+    a.run("mount", "-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs", "/run/nfslock")
+    service.agent.parameters.update(propagate_interval="250ms")
+    service.bring_up(a)
+    before = propagator(a)
+    a.fill("/run/nfslock")
+    a.sm_mon(ONE)
+    service.held(a, ONE)
+    outcome = wait_until(
+        lambda: next((o for o in [service.agent.monitor(a)] if o.code != OK), None), "not content"
+    )
+    assert outcome.code == GENERIC, outcome
+    assert "compared" in outcome.reason, outcome
+    assert "No space left" in service.log(a)
+    a.empty("/run/nfslock")
+    wait_until(lambda: service.agent.monitor(a).code == OK, "content again")
+    assert propagator(a) == before
+    a.sm_mon(TWO)
+    service.held(a, ONE, TWO)

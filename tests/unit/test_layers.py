@@ -16,7 +16,7 @@ LIBRARY = ROOT / "lib/nfslock"
 #: Each module may import from its own layer and those below it.
 LAYERS = [
     {"errors", "values", "params", "nsm", "rpc", "owner", "plan", "roster", "notify", "notify_job",
-     "tickle", "recovery", "kernel_tables", "release_plan", "named_tuple"},
+     "tickle", "recovery", "kernel_tables", "release_plan", "named_tuple", "plain_json", "signals"},
     {"files", "system"},
     {"reserve", "holding", "statd", "kernel", "events", "loop", "notify_io", "resolver", "runtime",
      "tickle_io", "advertise", "units", "processes", "holders", "clients", "release", "bounded",
@@ -32,8 +32,9 @@ PURE = LAYERS[0]
 HEAVY = {"logging", "subprocess", "dataclasses", "typing", "pathlib", "psutil", "lxml", "asyncio",
          "argparse", "re", "json", "socket", "ctypes", "enum"}
 #: What clients need not wait for before they hear of a takeover.
-SLOW = HEAVY - {"re", "json", "socket", "ctypes", "enum"} | {
-    "configparser", "hashlib", "difflib", "concurrent.futures", "nfslock.release"}
+SLOW = HEAVY - {"ctypes"} | {
+    "configparser", "hashlib", "difflib", "concurrent.futures", "collections", "functools",
+    "selectors", "signal", "sqlite3", "threading", "nfslock.release", "nfslock.notify_io"}
 
 
 def imports(name: str) -> set[str]:

@@ -96,8 +96,8 @@ def test_merging_never_changes_a_line_of_this_kernel(held, local) -> None:  # ty
 def test_the_order_of_a_start() -> None:
     steps = [step.name for step in plan.start(plan.Observed(), HERE)]
     assert steps == ["create", "claim", "write_state", "seed", "enlist", "hold_off_sm_notify",
-                     "stop_statd", "stop_nfsd", "merge", "start_propagator", "start_statd",
-                     "start_nfsd", "await_propagator"]
+                     "stop_statd", "stop_nfsd", "merge", "start_propagator",
+                     "await_propagator", "start_statd", "start_nfsd"]
 
 
 def test_nobody_new_is_told_while_the_server_still_has_the_locks() -> None:

@@ -15,8 +15,9 @@ from . import grace, plain_json
 from ._vendor import ocf
 from .errors import Error
 from .holding import Holding
+from .loop import in_background
 from .params import Config
-from .readiness import Probe, in_background, missing
+from .readiness import Probe, missing
 from .statd_watch import StatdWatch
 from .system import System
 
@@ -218,7 +219,7 @@ class Announcement:
 
         The start, for which all that comes after it waits, does not wait for this.
         """
-        from . import notify_io  # noqa: F401
+        from . import advertise, notify_io  # noqa: F401
 
         if not self._look_ups:
             self._look_ups = [

@@ -78,13 +78,15 @@ def outstanding(system: System) -> int:
 
 def prepare(runtime: Runtime, held: Nfsdcld, clients: int) -> None:
     """Before nfsd starts: off, unless clients that may reclaim may have some from before."""
-    if clients and not held.noted(NOTE):
+    known = held.noted(NOTE)
+    if clients and not known:
         ocf.logger.warning(
             "%d NFSv4 clients may hold delegations: these stay on for this takeover, with the risk "
             "that comes with them, and are switched off when the grace period is over", clients)
         switch(runtime, True)
         return
-    held.note(NOTE, True)
+    if not known:
+        held.note(NOTE, True)
     switch(runtime, False)
 
 

@@ -197,9 +197,10 @@ def remaining(system: System) -> dict[str, int]:
 
 def missed(system: System, since: float) -> bool:
     """Whether a lockd that has started after `since` (monotonic s) is out of grace already."""
+    if not _ended(system, f"{system.proc}/fs/lockd/nlm_end_grace"):
+        return False
     born = _thread_born(system, "lockd")
-    return (born is not None and born > since
-            and _ended(system, f"{system.proc}/fs/lockd/nlm_end_grace") is True)
+    return born is not None and born > since
 
 
 def _ended(system: System, path: str) -> bool | None:

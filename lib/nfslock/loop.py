@@ -1,16 +1,40 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Waiting for many things at once: descriptors with an action each, and to be woken."""
+"""Waiting for many things at once: descriptors with an action each, and to be woken.
+
+What may wait for the network goes on in threads meanwhile.
+"""
 
 from __future__ import annotations
 
 import os
 import select
+from _thread import allocate_lock, start_new_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import Callable, Collection
 
     from _typeshed import HasFileno
+
+
+def in_background(work: Callable[..., None], *arguments: object) -> LockType:
+    """A thread for what may wait for the network; the process ends without waiting for it.
+
+    Returns a lock that is free when the work has ended. (threading, or what else there is for this,
+    loads modules that every takeover would wait for.)
+    """
+    busy = allocate_lock()
+    busy.acquire()
+
+    def run() -> None:
+        try:
+            work(*arguments)
+        finally:
+            busy.release()
+
+    start_new_thread(run, ())
+    return busy
 
 
 class Loop:

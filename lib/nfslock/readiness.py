@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock, start_new_thread
-
 from . import kernel
 from .errors import Error
+from .loop import in_background
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _thread import LockType
     from collections.abc import Callable, Iterable
 
     from .system import System
@@ -38,25 +36,6 @@ def missing(
         if programs:
             return f"{' and '.join(programs)} does not answer on {address}"
     return ""
-
-
-def in_background(work: Callable[..., None], *arguments: object) -> LockType:
-    """A thread for what may wait for the network; the process ends without waiting for it.
-
-    Returns a lock that is free when the work has ended. (threading, or what else there is for this,
-    loads modules that every takeover would wait for.)
-    """
-    busy = allocate_lock()
-    busy.acquire()
-
-    def run() -> None:
-        try:
-            work(*arguments)
-        finally:
-            busy.release()
-
-    start_new_thread(run, ())
-    return busy
 
 
 class Probe:

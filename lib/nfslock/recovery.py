@@ -8,6 +8,11 @@ the name of a directory; nfsdcld has a spelling for such a client too, which is 
 
 from __future__ import annotations
 
+try:  # Python's own: hashlib loads OpenSSL, for which every takeover would wait
+    from _md5 import md5  # type: ignore[import-not-found]
+except ImportError:  # built without, as Fedora's and Red Hat's are
+    md5 = None
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -55,7 +60,9 @@ def name_of(owner: bytes) -> str:
     """The client's directory name (fs/nfsd/nfs4recover.c, nfs4_make_rec_clidname)."""
     if is_hashed(owner):
         return owner[len(_HASHED) : -1].decode()
-    import hashlib  # loads OpenSSL, which a start need not wait for
+    if md5 is not None:
+        return str(md5(owner).hexdigest())
+    import hashlib
 
     return hashlib.md5(owner, usedforsecurity=False).hexdigest()
 

@@ -17,6 +17,7 @@ from ._vendor import ocf
 from .events import Addresses
 from .holding import Holding
 from .kernel import port_of
+from .loop import in_background
 from .system import System
 from .values import address_family
 
@@ -54,8 +55,11 @@ class Tickler:
             c for c in tickle.decode(self._written) if c[0] in self.addresses)
         self._rounds = list(_TIMES) if self.addresses else []
         self._lot = 0
-        self._ports: set[int] = set()
-        self._ports_until = 0.0
+        #: Where they connect to, as far as is known; what rpcbind has said of it since; and when it
+        #: is to be asked next.
+        self._ports = set(_FIXED_PORTS)
+        self._answer: set[int] | None = None
+        self._next_question = 0.0
         self._next_look = float("inf")  # nothing to see before the first round
         self._seen: int | None = None  # of the node's connections, when the tables were last read
         self._looked = 0.0
@@ -128,16 +132,17 @@ class Tickler:
         to be tickled by the next one.
         """
         began = self.system.monotonic()
-        if ready_since is None or not self.addresses or began < self._next_look:
+        if ready_since is None or not self.addresses:
+            return
+        self._follow_ports(began)
+        if began < self._next_look:
             return
         accepted = tickle.accepted(self._table("snmp"))
         if accepted is not None and accepted == self._seen and began < self._looked + _FORGET:
             self._next_look = began + _SHORTEST
             return
-        ports = self._service_ports()
-        began = self.system.monotonic()
         self._seen = accepted
-        self._look(ports)
+        self._look()
         self._looked = now = self.system.monotonic()
         self._next_look = now + min(max(_SHORTEST, _SHARE * (now - began)), _LONGEST)
 
@@ -148,10 +153,10 @@ class Tickler:
         except (OSError, ValueError):
             return ""
 
-    def _look(self, ports: set[int]) -> None:
+    def _look(self) -> None:
         found = set(self.targets if self._rounds else ())
         for table in ("tcp", "tcp6"):
-            found |= tickle.established(self._table(table), self.addresses, ports)
+            found |= tickle.established(self._table(table), self.addresses, self._ports)
         data = tickle.encode(found)
         if data != self._written:
             try:
@@ -164,14 +169,21 @@ class Tickler:
                 self._seen = None  # to be tried again
                 ocf.logger.debug("connections are not recorded: %s", error)
 
-    def _service_ports(self) -> set[int]:
-        now = self.system.monotonic()
-        if now >= self._ports_until:
-            address = sorted(self.addresses)[0]
-            self._ports = {*_FIXED_PORTS, *(
-                port_of(address, program, version, True) for program, version in _PROGRAMS)}
-            self._ports_until = now + _PORTS_LAST
-        return self._ports
+    def _follow_ports(self, now: float) -> None:
+        """Take in what rpcbind has said, and ask it when that is due."""
+        answer, self._answer = self._answer, None
+        if answer is not None and answer != self._ports:
+            self._ports, self._seen = answer, None
+            self._next_look = min(self._next_look, now + _SHORTEST)
+        if now >= self._next_question:
+            self._next_question = now + _PORTS_LAST
+            in_background(self._ask_for_ports)
+
+    def _ask_for_ports(self) -> None:
+        """In a thread: rpcbind may take long, and clients are being told at that time."""
+        address = sorted(self.addresses)[0]
+        self._answer = {*_FIXED_PORTS, *(
+            port_of(address, program, version, True) for program, version in _PROGRAMS)}
 
     def close(self) -> None:
         """Give the raw sockets back."""

@@ -52,12 +52,12 @@ _STATE = "/var/lib/nfs"
 
 def find(system: System, wanted: str = "auto") -> Store:
     """The store that nfsd uses, or will use, on this node. MissingError when there is none."""
-    kind = wanted if wanted != "auto" else _detect(system)
+    running = daemon(system) if wanted in ("auto", "nfsdcld") else None
+    kind = wanted if wanted != "auto" else "nfsdcld" if running else _detect(system)
     if kind not in KINDS:
         raise ConfigError(f"v4_tracking={wanted}: use auto or one of {', '.join(KINDS)}")
     if kind == "v4recovery":
         return Directory(system, _kernel_directory(system) or f"{_STATE}/v4recovery")
-    running = daemon(system) if kind == "nfsdcld" else None
     place = nfsconf.setting(system, kind, "storagedir") or f"{_STATE}/{kind}"
     return at(system, kind, running[1] if running else place, live=running is not None)
 
@@ -70,7 +70,8 @@ def at(system: System, kind: str, directory: str, live: bool = False) -> Store:
 
 
 def _detect(system: System) -> str:
-    if daemon(system) is not None or _will_start(system):
+    """What nfsd will use where nfsdcld does not run yet."""
+    if _will_start(system):
         return "nfsdcld"
     legacy = _has_legacy(system)
     if legacy and _helper(system):

@@ -4,7 +4,8 @@
 Never a raw copy of a database (it may be torn), never SQLite's own busy handler (it starves beside
 a writer that does not pause): a lock that is taken is asked for again after 0.3 ms.
 
-The start of a service without NFSv4 loads this module, and need not wait for sqlite3.
+Loaded when it is needed, and without the Python half of the module sqlite3, which converts dates: a
+takeover would wait for both.
 """
 
 from __future__ import annotations
@@ -60,14 +61,15 @@ def use_wal(system: System, path: str) -> None:
     back, and the next to open the database takes the transaction back. A log is synced by each
     commit (sqlite.org/pragma.html#pragma_synchronous).
     """
-    import sqlite3
-    from contextlib import closing
+    import _sqlite3 as sqlite3
 
     try:
-        with closing(sqlite3.connect(
-                f"{_uri(system.path(path))}?mode=rw", timeout=PATIENCE, isolation_level=None,
-                uri=True)) as connection:
+        connection = sqlite3.connect(
+            f"{_uri(system.path(path))}?mode=rw", timeout=PATIENCE, isolation_level=None, uri=True)
+        try:
             (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        finally:
+            connection.close()
     except sqlite3.Error as error:
         raise Error(f"{path}: {error}") from error
     if mode != "wal":
@@ -75,7 +77,7 @@ def use_wal(system: System, path: str) -> None:
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
-    import sqlite3
+    import _sqlite3 as sqlite3
 
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
@@ -90,7 +92,7 @@ def transaction(
     left is rolled back by the first to come, which is why readers open for writing, too. Raises
     errors.Error with the file's name for anything that SQLite reports, and whatever `work` raises.
     """
-    import sqlite3
+    import _sqlite3 as sqlite3
 
     place = f"{_uri(system.path(path))}?mode={'rwc' if create else 'rw'}"
     deadline = time.monotonic() + patience
@@ -118,7 +120,7 @@ def transaction(
 
 
 def _insist(connection: sqlite3.Connection, statement: str, deadline: float) -> None:
-    import sqlite3
+    import _sqlite3 as sqlite3
 
     while True:
         try:

@@ -42,6 +42,10 @@ class Takeover:
         self.active = 4 in config.nfs_versions
         self.direct = config.v4_records == "direct"
         self._threads = 0
+        self._found: Store | None = None
+        if self.active:
+            # Before the propagator is forked: what is loaded by then need not be loaded again.
+            import _sqlite3  # noqa: F401
 
     @property
     def store(self) -> str:
@@ -54,6 +58,15 @@ class Takeover:
         return f"{found.kind} {found.directory}"
 
     def _local(self) -> Store:
+        """The node's own store, as examine() or validate() has found it.
+
+        To find it takes a look at every process of the node.
+        """
+        if self._found is None:
+            self._found = self._find()
+        return self._found
+
+    def _find(self) -> Store:
         """The node's own store; with v4_records=direct only the very first start reads it."""
         if self.direct and self.config.v4_tracking not in ("auto", "nfsdcld"):
             raise ConfigError(
@@ -147,6 +160,8 @@ class Takeover:
 
         The holding directory first: it is durable before the node's store loses anything.
         """
+        # nfsdcld may have come up meanwhile.
+        self._found = None
         held, store = Held(self.system, self.holding), self._local()
         known = held.read()
         others = self._threads > 0
@@ -157,7 +172,7 @@ class Takeover:
             merged = recovery.union(known or {}, there or {})
         else:
             merged = recovery.heirs(
-                known, there, held.database.removed(), was_here=was_here)
+                known, there, held.database.removed() if was_here else (), was_here=was_here)
         held.replace(merged)
         if self.direct:
             store = held.database

@@ -29,9 +29,19 @@ OUTAGE = 20.0
 QUIET = 2.0
 
 
+def probe(trial: Trial) -> None:
+    """What Pacemaker does on every node before it starts a resource anywhere.
+
+    The program has run on the adoptive node by then; a restored machine has yet to translate it.
+    """
+    (ours,) = (r for r in trial.resources if r.agent.endswith("nfslock"))
+    assert service.call(trial.other(), ours, "monitor").rc == 7
+
+
 def take_over(trial: Trial, tickle: str) -> tuple[Times, dict[str, Any]]:
     """Cut the power, take over, wait for I/O; returns the times and what `nfslock status` says."""
     trial.wait_recorded()
+    probe(trial)
     trial.resources = service.changed(trial.resources, tickle=tickle)
     trial.power_cut()
 

@@ -36,14 +36,11 @@ def settings(system: System) -> Settings:
                        if name.endswith(".conf") and not name.startswith("."))
         for path in (main, *(f"{drop_ins}/{name}" for name in names)):
             _read(system, path, "", found, _DEEPEST)
-    named = {place: value for place, value in found.items() if value.startswith("$")}
-    for place, name in named.items():
-        value = found.get(("environment", name[1:].lower()), "")
-        if value:
-            found[place] = value
-        else:
-            del found[place]
-    return found
+    variables = {key: value for (section, key), value in found.items() if section == "environment"}
+    for place, value in found.items():
+        if value.startswith("$"):
+            found[place] = variables.get(value[1:].lower(), "")
+    return {place: value for place, value in found.items() if value}
 
 
 def seconds(text: str | None) -> int | None:

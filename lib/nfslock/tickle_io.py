@@ -171,10 +171,12 @@ class Tickler:
 
     def _follow_ports(self, now: float) -> None:
         """Take in what rpcbind has said, and ask it when that is due."""
-        answer, self._answer = self._answer, None
-        if answer is not None and answer != self._ports:
-            self._ports, self._seen = answer, None
-            self._next_look = min(self._next_look, now + _SHORTEST)
+        answer = self._answer
+        if answer is not None:
+            self._answer = None
+            if answer != self._ports:
+                self._ports, self._seen = answer, None
+                self._next_look = min(self._next_look, now + _SHORTEST)
         if now >= self._next_question:
             self._next_question = now + _PORTS_LAST
             in_background(self._ask_for_ports)

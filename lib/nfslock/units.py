@@ -79,7 +79,7 @@ def _restarted(unit: str) -> bool:
         systemd = ctypes.CDLL("libsystemd.so.0")
         if systemd.sd_bus_new(ctypes.byref(bus)) < 0:
             return False
-        if (systemd.sd_bus_set_address(bus, _DOOR) < 0 or systemd.sd_bus_start(bus) < 0):
+        if systemd.sd_bus_set_address(bus, _DOOR) < 0 or systemd.sd_bus_start(bus) < 0:
             systemd.sd_bus_unref(bus)
             return False
     except (OSError, AttributeError):  # no libsystemd, or one without this

@@ -9,22 +9,8 @@ an unsolicited neighbour advertisement for IPv6 (RFC 4861 section 7.2.6). It cha
 from __future__ import annotations
 
 import struct
-from _socket import (  # `socket` loads selectors and enum, which a takeover would wait for
-    AF_INET,
-    AF_INET6,
-    AF_PACKET,
-    IPPROTO_ICMPV6,
-    IPPROTO_IPV6,
-    IPV6_MULTICAST_HOPS,
-    SO_RCVBUF,
-    SOCK_DGRAM,
-    SOCK_RAW,
-    SOL_SOCKET,
-    if_indextoname,
-    inet_pton,
-    socket,
-)
 
+from . import sockets as socket
 from .values import address_family
 
 #: linux/if_ether.h and if_arp.h; linux/in6.h.
@@ -37,14 +23,14 @@ _ALL_NODES = "ff02::1"
 
 def arp(mac: bytes, address: str) -> bytes:
     """An ARP announcement: a request for the address, from the address (pure)."""
-    packed = inet_pton(AF_INET, address)
+    packed = socket.inet_pton(socket.AF_INET, address)
     head = struct.pack(">HHBBH", _ARPHRD_ETHER, _ETH_P_IP, len(mac), len(packed), _ARP_REQUEST)
     return head + mac + packed + bytes(len(mac)) + packed
 
 
 def neighbour(mac: bytes, address: str) -> bytes:
     """A neighbour advertisement that overrides; the kernel fills in the checksum (pure)."""
-    packed = inet_pton(AF_INET6, address)
+    packed = socket.inet_pton(socket.AF_INET6, address)
     head = struct.pack(">BBHI", _NEIGHBOUR_ADVERTISEMENT, 0, 0, _OVERRIDE)
     return head + packed + struct.pack(">BB", _TARGET_LINK_LAYER, 1) + mac
 
@@ -54,25 +40,19 @@ def advertise(address: str, interface: int) -> bool:
 
     OSError as the kernel gives it: no such interface, link down, no CAP_NET_RAW.
     """
-    link = socket(AF_PACKET, SOCK_DGRAM)
-    try:
-        name = if_indextoname(interface)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as link:
+        name = socket.if_indextoname(interface)
         link.bind((name, 0))
         _, _, _, kind, mac = link.getsockname()
         if kind != _ARPHRD_ETHER:
             return False
-        if address_family(address) == AF_INET:
+        if address_family(address) == socket.AF_INET:
             link.sendto(arp(mac, address), (name, _ETH_P_ARP, 0, 0, _BROADCAST))
             return True
-    finally:
-        link.close()
-    sock = socket(AF_INET6, SOCK_RAW, IPPROTO_ICMPV6)
-    try:
-        sock.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
         # Receivers drop an advertisement that a router may have forwarded.
-        sock.setsockopt(IPPROTO_IPV6, IPV6_MULTICAST_HOPS, 255)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
         sock.bind((address, 0, 0, interface))
         sock.sendto(neighbour(mac, address), (_ALL_NODES, 0, 0, interface))
-    finally:
-        sock.close()
     return True

@@ -9,9 +9,8 @@ Then it drives the SM_NOTIFY sender and takes each client off the durable list a
 
 from __future__ import annotations
 
-from _socket import gethostbyaddr
-
 from . import grace, plain_json
+from . import sockets as socket
 from ._vendor import ocf
 from .errors import Error
 from .holding import Holding
@@ -42,7 +41,7 @@ def names_of(address: str, configured: tuple[str, ...]) -> tuple[str, ...]:
     names = configured
     if not names:
         try:
-            names = (gethostbyaddr(address)[0],)
+            names = (socket.gethostbyaddr(address)[0],)
         except OSError:
             names = ()
     return tuple(dict.fromkeys((address, *names)))
@@ -219,7 +218,7 @@ class Announcement:
 
         The start, for which all that comes after it waits, does not wait for this.
         """
-        from . import advertise, notify_io  # noqa: F401
+        from . import notify_io  # noqa: F401
 
         if not self._look_ups:
             self._look_ups = [

@@ -10,16 +10,8 @@ from __future__ import annotations
 
 import os
 import struct
-from _socket import (  # `socket` loads selectors and enum, which a takeover would wait for
-    AF_UNIX,
-    SO_PEERCRED,
-    SOCK_CLOEXEC,
-    SOCK_NONBLOCK,
-    SOCK_SEQPACKET,
-    SOL_SOCKET,
-    socket,
-)
 
+from . import sockets as socket
 from .errors import Error
 from .files import Like
 from .runtime import Runtime
@@ -62,7 +54,7 @@ class CalloutServer:
         self._hand_to_statd(fd)
         os.close(fd)
 
-    def _bind(self) -> socket:
+    def _bind(self) -> socket.socket:
         """The new socket takes the old one's place at once: a callout always finds one."""
         temporary = f"{SOCKET}.new"
         # By way of the directory's descriptor: a socket address is 107 bytes, a name may be 255.
@@ -71,7 +63,8 @@ class CalloutServer:
             os.unlink(temporary, dir_fd=self._directory)
         except FileNotFoundError:
             pass
-        listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK)
+        listener = socket.socket(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         listener.bind(f"{place}/{temporary}")
         # Nobody can connect before listen(2): the mode is right by then.
         os.chmod(f"{place}/{temporary}", 0o600)
@@ -107,22 +100,19 @@ class CalloutServer:
         failure: Exception | None = None
         while True:
             try:
-                # What socket.accept() calls; this class has nothing else.
-                fd, _ = self._socket._accept()  # type: ignore[attr-defined]
+                peer, _ = self._socket.accept()
             except OSError:  # nobody is there any more
                 break
-            peer = socket(fileno=fd)
-            try:
-                self._answer(peer)
-            except (Error, OSError, ValueError) as error:
-                failure = error
-            finally:
-                peer.close()
+            with peer:
+                try:
+                    self._answer(peer)
+                except (Error, OSError, ValueError) as error:
+                    failure = error
         if failure is not None:
             raise failure
 
-    def _answer(self, peer: socket) -> None:
-        credentials = peer.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
+    def _answer(self, peer: socket.socket) -> None:
+        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         _, uid, _ = struct.unpack("=iII", credentials)
         peer.settimeout(_PATIENCE)
         began = self.system.monotonic()

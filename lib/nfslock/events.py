@@ -10,16 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from _socket import (  # `socket` loads selectors and enum, which a takeover would wait for
-    AF_NETLINK,
-    NETLINK_ROUTE,
-    SOCK_CLOEXEC,
-    SOCK_NONBLOCK,
-    SOCK_RAW,
-    inet_ntop,
-    socket,
-)
 
+from . import sockets as socket
 from .values import canonical_address
 
 _IN_CLOSE_WRITE = 0x8
@@ -95,8 +87,9 @@ class Addresses:
     """The usable addresses of this network namespace, kept up to date by the kernel."""
 
     def __init__(self) -> None:
-        self._socket = socket(
-            AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE)
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
+            socket.NETLINK_ROUTE)
         self._socket.bind((0, _RTMGRP_ADDRESSES))
 
     def fileno(self) -> int:
@@ -122,8 +115,7 @@ class Addresses:
     def interfaces() -> dict[str, int]:
         """The usable addresses, each with the index of its interface."""
         found: dict[str, int] = {}
-        dump = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE)
-        try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as dump:
             dump.settimeout(5.0)
             dump.send(_HEADER.pack(24, _RTM_GETADDR, _NLM_F_REQUEST_DUMP, 1, 0) + bytes(8))
             while True:
@@ -139,8 +131,6 @@ class Addresses:
                         if address:
                             (found[address],) = struct.unpack_from("=I", message, 4)
                     offset += (length + 3) & ~3
-        finally:
-            dump.close()
 
     def close(self) -> None:
         """Stop listening."""
@@ -165,4 +155,4 @@ def _parse_address(message: bytes) -> str:
     packed = local or address
     if flags & _UNUSABLE or len(packed) not in (4, 16):
         return ""
-    return canonical_address(inet_ntop(family, packed))
+    return canonical_address(socket.inet_ntop(family, packed))

@@ -7,6 +7,7 @@ these in a process that they can leave behind.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import sys
@@ -78,8 +79,6 @@ def is_free(system: System, point: str) -> bool | None:
     (EAGAIN). A second call would unmount a marked one, so the mark, which every access clears, is
     cleared before and after.
     """
-    import ctypes
-
     path = os.fsencode(system.path(point))
     libc = ctypes.CDLL(None, use_errno=True)
     try:

@@ -8,9 +8,9 @@ clients use, knows it and it answers its NULL procedure (RFC 1833, RFC 5531 sect
 from __future__ import annotations
 
 import os
-from _socket import AF_INET6, SOCK_DGRAM, SOCK_STREAM, socket  # `socket` takes long to load
 
 from . import holders, kernel_tables, rpc
+from . import sockets as socket
 from .system import System
 from .values import address_family
 
@@ -30,8 +30,8 @@ def _xid() -> int:
 
 def _exchange(address: str, port: int, message: bytes, tcp: bool) -> bytes:
     family = address_family(address)
-    sock = socket(family, SOCK_STREAM if tcp else SOCK_DGRAM)
-    try:
+    kind = socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM
+    with socket.socket(family, kind) as sock:
         sock.settimeout(_TIMEOUT)
         sock.connect((address, port))
         sock.sendall(rpc.mark_record(message) if tcp else message)
@@ -46,8 +46,6 @@ def _exchange(address: str, port: int, message: bytes, tcp: bool) -> bytes:
             record, buffer = rpc.split_record(buffer)
             if record is not None:
                 return record
-    finally:
-        sock.close()
 
 
 def call(address: str, port: int, message: bytes, tcp: bool) -> bytes | None:
@@ -62,7 +60,7 @@ def call(address: str, port: int, message: bytes, tcp: bool) -> bytes | None:
 def port_of(address: str, program: int, version: int, tcp: bool) -> int:
     """The port at which rpcbind on `address` knows the program, 0 when it does not."""
     xid = _xid()
-    if address_family(address) == AF_INET6:
+    if address_family(address) == socket.AF_INET6:
         netid = "tcp6" if tcp else "udp6"
         question = rpc.encode_getaddr(xid, program, version, netid)
         read = rpc.read_getaddr

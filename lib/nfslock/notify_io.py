@@ -10,20 +10,10 @@ from __future__ import annotations
 
 import errno
 import os
-from _socket import (  # `socket` loads selectors and enum, which a takeover would wait for
-    AF_INET,
-    AF_INET6,
-    IPPROTO_IPV6,
-    IPV6_V6ONLY,
-    SO_RCVBUF,
-    SO_SNDBUF,
-    SOCK_DGRAM,
-    SOL_SOCKET,
-    socket,
-)
 from collections.abc import Sequence
 from itertools import repeat, starmap
 
+from . import sockets as socket
 from .notify import PARK, WINDOW, Notifier
 from .notify_job import Peer, Vip
 from .resolver import Resolver, canonical
@@ -69,7 +59,7 @@ class NotifySockets:
         self._blocked = False
         self._more = False
         self.errors: dict[str, int] = {}  # of sendto, by errno name: these datagrams count as lost
-        self._sockets: list[socket] = []
+        self._sockets: list[socket.socket] = []
         try:
             for vip in plain:
                 self._sockets.append(_reserved_socket(vip.address))
@@ -213,7 +203,7 @@ def _vip_address(text: str) -> str:
     return address
 
 
-def _reserved_socket(address: str) -> socket:
+def _reserved_socket(address: str) -> socket.socket:
     """Return a UDP socket on the address and a reserved port, with large buffers, not blocking.
 
     statds ignore or refuse notifications from other ports on some systems; ports that /etc/services
@@ -221,16 +211,16 @@ def _reserved_socket(address: str) -> socket:
     """
     host, _, scope = address.partition("%")
     ipv6 = ":" in host
-    sock = socket(AF_INET6 if ipv6 else AF_INET, SOCK_DGRAM)
+    sock = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
         if ipv6:
-            sock.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1)
-        for force, plain in ((33, SO_RCVBUF), (32, SO_SNDBUF)):
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        for force, plain in ((33, socket.SO_RCVBUF), (32, socket.SO_SNDBUF)):
             try:  # SO_RCVBUFFORCE, SO_SNDBUFFORCE: beyond net.core.?mem_max, with CAP_NET_ADMIN
-                sock.setsockopt(SOL_SOCKET, force, BUFFER)
+                sock.setsockopt(socket.SOL_SOCKET, force, BUFFER)
             except OSError:
-                sock.setsockopt(SOL_SOCKET, plain, BUFFER)
+                sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER)
         taken = _known_ports()
         ports = [port for port in _PORTS if port not in taken]
         first = int.from_bytes(os.urandom(2), "big") % len(ports)

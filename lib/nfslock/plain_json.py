@@ -52,10 +52,7 @@ def dumps(pairs: Mapping[str, str | int], separator: str = ", ") -> str:
     if _quoted is None:
         import json
 
-        return json.dumps(pairs)
-    words = {True: "true", False: "false"}
-    return "{" + separator.join(
-        f"{_quoted(key)}: "
-        + (words[value] if isinstance(value, bool) else
-           _quoted(value) if isinstance(value, str) else str(value))
-        for key, value in pairs.items()) + "}"
+        return json.dumps(pairs, separators=(separator, ": "))
+    words = ((key, _quoted(value) if isinstance(value, str) else str(value).lower())
+             for key, value in pairs.items())
+    return "{" + separator.join(f"{_quoted(key)}: {word}" for key, word in words) + "}"

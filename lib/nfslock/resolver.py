@@ -7,16 +7,8 @@ number is bounded, and none of them touches anything but two queues.
 
 from __future__ import annotations
 
-from _socket import (  # `socket` loads selectors and enum, which a takeover would wait for
-    AF_INET,
-    AF_INET6,
-    SOCK_DGRAM,
-    getaddrinfo,
-    if_nametoindex,
-    inet_ntop,
-    inet_pton,
-    socketpair,
-)
+from . import sockets as socket
+from .loop import in_background
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,11 +22,11 @@ class Resolver:
     """Host names to addresses, in a bounded number of threads."""
 
     def __init__(self) -> None:
-        import queue
+        import queue  # rarely needed: most clients are known by their addresses
 
         self._asked: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._answered: queue.SimpleQueue[tuple[str, list[str]]] = queue.SimpleQueue()
-        self._reader, self._writer = socketpair()
+        self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._open: set[str] = set()
@@ -48,10 +40,8 @@ class Resolver:
         self._open.add(name)
         self._asked.put(name)
         if self._threads < THREADS:
-            import threading
-
             self._threads += 1
-            threading.Thread(target=self._work, daemon=True).start()
+            in_background(self._work)
 
     def _work(self) -> None:
         while True:
@@ -103,18 +93,18 @@ def canonical(text: str) -> str | None:
     cannot be resolved and is named so.
     """
     try:
-        inet_pton(AF_INET, text)
+        socket.inet_pton(socket.AF_INET, text)
         return text  # it takes four numbers without leading zeros only: there is no other text
     except (OSError, ValueError):
         pass
     host, percent, scope = text.partition("%")
     try:
-        address = inet_ntop(AF_INET6, inet_pton(AF_INET6, host))
+        address = socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, host))
         if address.startswith("::ffff:") and "." in address:
             return address[7:]
         if not percent:
             return address
-        return f"{address}%{scope if scope.isdecimal() else if_nametoindex(scope)}"
+        return f"{address}%{scope if scope.isdecimal() else socket.if_nametoindex(scope)}"
     except (OSError, ValueError):
         return None
 
@@ -122,7 +112,7 @@ def canonical(text: str) -> str | None:
 def _resolve(name: str) -> list[str]:
     """Return all addresses of a host name, in the resolver's order; none if it has none now."""
     try:
-        found = getaddrinfo(name, None, type=SOCK_DGRAM)
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError):
         return []
     texts = [str(entry[4][0]) for entry in found]

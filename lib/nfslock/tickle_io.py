@@ -10,9 +10,8 @@ anything. Nobody is ever sent a segment who was not recorded as a peer.
 
 from __future__ import annotations
 
-from _socket import IPPROTO_TCP, SO_RCVBUF, SOCK_RAW, SOL_SOCKET, socket
-
-from . import errors, rpc, tickle
+from . import advertise, errors, rpc, tickle
+from . import sockets as socket
 from ._vendor import ocf
 from .events import Addresses
 from .holding import Holding
@@ -64,7 +63,7 @@ class Tickler:
         self._seen: int | None = None  # of the node's connections, when the tables were last read
         self._looked = 0.0
         self.sent = 0
-        self._sockets: dict[str, socket] = {}
+        self._sockets: dict[str, socket.socket] = {}
 
     def _read(self) -> bytes:
         try:
@@ -97,8 +96,6 @@ class Tickler:
         return max(0.0, ready_since + self._rounds[0] - now)
 
     def _advertise(self) -> None:
-        from . import advertise
-
         try:
             for address, interface in Addresses.interfaces().items():
                 if address in self.addresses:
@@ -117,10 +114,10 @@ class Tickler:
             ocf.logger.debug("cannot tickle %s from %s: %s", peer, address, error.strerror)
 
     @staticmethod
-    def _open(address: str) -> socket:
-        sock = socket(address_family(address), SOCK_RAW, IPPROTO_TCP)
+    def _open(address: str) -> socket.socket:
+        sock = socket.socket(address_family(address), socket.SOCK_RAW, socket.IPPROTO_TCP)
         # The kernel hands every TCP segment of the node to a raw socket: keep none of them.
-        sock.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
         sock.setblocking(False)
         sock.bind((address, 0))
         return sock

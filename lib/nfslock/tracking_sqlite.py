@@ -31,9 +31,16 @@ PATIENCE = 5.0
 _COUNTER = 24
 
 
-def _uri(path: str) -> str:
-    """The path as SQLite's URI (https://sqlite.org/uri.html, section 3.1)."""
-    return "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+def _open(system: System, path: str, mode: str, timeout: float) -> sqlite3.Connection:
+    """A connection, by SQLite's URI (https://sqlite.org/uri.html, section 3.1); or Error."""
+    import _sqlite3 as sqlite3
+
+    place = system.path(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    try:
+        return sqlite3.connect(
+            f"file:{place}?mode={mode}", timeout=timeout, isolation_level=None, uri=True)
+    except sqlite3.Error as error:
+        raise Error(f"{path}: {error}") from error
 
 
 def token(system: System, path: str) -> tuple[object, ...] | None:
@@ -61,25 +68,19 @@ def use_wal(system: System, path: str) -> None:
     back, and the next to open the database takes the transaction back. A log is synced by each
     commit (sqlite.org/pragma.html#pragma_synchronous).
     """
-    import _sqlite3 as sqlite3
-
+    connection = _open(system, path, "rw", PATIENCE)
     try:
-        connection = sqlite3.connect(
-            f"{_uri(system.path(path))}?mode=rw", timeout=PATIENCE, isolation_level=None, uri=True)
-        try:
-            (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
+        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    except connection.Error as error:
         raise Error(f"{path}: {error}") from error
+    finally:
+        connection.close()
     if mode != "wal":
         raise Error(f"{path}: this filesystem cannot hold a write-ahead log; use v4_records=mirror")
 
 
-def _is_busy(error: sqlite3.Error) -> bool:
-    import _sqlite3 as sqlite3
-
-    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+def _is_busy(connection: sqlite3.Connection, error: sqlite3.Error) -> bool:
+    return isinstance(error, connection.OperationalError) and "locked" in str(error)
 
 
 def transaction(
@@ -92,14 +93,8 @@ def transaction(
     left is rolled back by the first to come, which is why readers open for writing, too. Raises
     errors.Error with the file's name for anything that SQLite reports, and whatever `work` raises.
     """
-    import _sqlite3 as sqlite3
-
-    place = f"{_uri(system.path(path))}?mode={'rwc' if create else 'rw'}"
     deadline = time.monotonic() + patience
-    try:
-        connection = sqlite3.connect(place, timeout=0, isolation_level=None, uri=True)
-    except sqlite3.Error as error:
-        raise Error(f"{path}: {error}") from error
+    connection = _open(system, path, "rwc" if create else "rw", 0.0)
     try:
         _insist(connection, "PRAGMA synchronous=EXTRA", deadline)
         if write:
@@ -110,8 +105,8 @@ def transaction(
         result = work(connection)
         _insist(connection, "COMMIT", deadline)
         return result
-    except sqlite3.Error as error:
-        why = "is locked by another process" if _is_busy(error) else str(error)
+    except connection.Error as error:
+        why = "is locked by another process" if _is_busy(connection, error) else str(error)
         raise Error(f"{path}: {why}") from error
     except MemoryError as error:  # SQLITE_NOMEM: a damaged file asks for absurd sizes
         raise Error(f"{path}: the database is damaged") from error
@@ -120,14 +115,12 @@ def transaction(
 
 
 def _insist(connection: sqlite3.Connection, statement: str, deadline: float) -> None:
-    import _sqlite3 as sqlite3
-
     while True:
         try:
             connection.execute(statement).fetchall()
             return
-        except sqlite3.Error as error:
-            if not _is_busy(error) or time.monotonic() > deadline:
+        except connection.Error as error:
+            if not _is_busy(connection, error) or time.monotonic() > deadline:
                 raise
         time.sleep(_PAUSE)
 

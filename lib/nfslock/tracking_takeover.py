@@ -160,9 +160,9 @@ class Takeover:
 
         The holding directory first: it is durable before the node's store loses anything.
         """
-        # nfsdcld may have come up meanwhile.
-        self._found = None
-        held, store = Held(self.system, self.holding), self._local()
+        # Looked for again: nfsdcld may have come up meanwhile.
+        held, self._found = Held(self.system, self.holding), self._find()
+        store = self._found
         known = held.read()
         others = self._threads > 0
         there = None if self.direct and known is not None and not others else store.read()

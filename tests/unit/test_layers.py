@@ -16,8 +16,8 @@ LIBRARY = ROOT / "lib/nfslock"
 #: Each module may import from its own layer and those below it.
 LAYERS = [
     {"errors", "values", "params", "nsm", "rpc", "owner", "plan", "roster", "notify", "notify_job",
-     "tickle", "recovery", "kernel_tables", "release_plan", "named_tuple", "plain_json", "signals"},
-    {"files", "system"},
+     "tickle", "recovery", "kernel_tables", "release_plan", "named_tuple", "plain_json"},
+    {"files", "system", "signals", "sockets"},
     {"reserve", "holding", "statd", "kernel", "events", "loop", "notify_io", "resolver", "runtime",
      "tickle_io", "advertise", "units", "processes", "holders", "clients", "release", "bounded",
      "nfsconf", "grace", "delegations", "birthday", "scope", "tracking", "tracking_sqlite",

@@ -100,15 +100,22 @@ def start(observed: Observed, wanted: Wanted) -> list[Step]:
 
 
 def additions(local: Mapping[str, bytes], held: Mapping[str, bytes]) -> dict[str, bytes]:
-    """What has to be written so that `held` has every line of `local`; lines only it has stay."""
+    """What has to be written so that `held` has every name of `local`; lines only it has stay.
+
+    A cookie that alone has changed is not worth a durable write: every client that reclaims has a
+    new one, and the next kernel knows neither. A line made without one is replaced.
+    """
     changed = {}
     for client, data in local.items():
         old = held.get(client, b"")
         if old == data:
             continue
-        rest = nsm.missing_lines(nsm.parse_record(data), old) if old else b""
-        if data + rest != old:
-            changed[client] = data + rest
+        have = nsm.parse_record(old) if old else {}
+        wanted = nsm.parse_record(data).keys()
+        if any(key not in have or nsm.is_made(have[key]) for key in wanted):
+            new = data + b"".join(line for key, line in have.items() if key not in wanted)
+            if new != old:
+                changed[client] = new
     return changed
 
 

@@ -120,13 +120,25 @@ def test_a_client_that_statd_files_under_its_name(bring_up: Up, form: str) -> No
     assert cluster.service.records(a) == {ONE: a.sm_records()["desk.example.com"]}
 
 
-def test_a_new_cookie_and_a_second_name(bring_up: Up) -> None:
+def test_a_second_name(bring_up: Up) -> None:
     cluster = bring_up()
     a = cluster.a
-    for my_name in ("nodeA", "nodeA", "other"):
+    for my_name in ("nodeA", "other"):
         a.sm_mon(ONE, my_name)
         live, kept = a.sm_records()[ONE], cluster.service.records(a)[ONE]
         assert sorted(live.splitlines()) == sorted(kept.splitlines())
+
+
+def test_a_client_that_reclaims_waits_for_no_disk(bring_up: Up) -> None:
+    """It has a new cookie, and its record is held: nothing is written. TWO is the control."""
+    cluster = bring_up(callout_timeout="300ms")
+    service, a = cluster.service, cluster.a
+    a.sm_mon(ONE)
+    slow_disk(a, 5000)
+    a.sm_mon(ONE)
+    assert service.status(a)["callout"]["missed"] == 0
+    a.sm_mon(TWO)
+    wait_until(lambda: service.status(a)["callout"]["missed"] == 1, "TWO was let through")
 
 
 @pytest.mark.parametrize("form", ["python", "c"])

@@ -55,9 +55,28 @@ def test_a_touched_file_is_copied(place: Place) -> None:
     place.mirror.sweep()
     place.monitor("10.0.0.1")
     assert place.mirror.touch(["10.0.0.1"]) == 1
-    place.monitor("10.0.0.1", cookie=2)
+    place.monitor("10.0.0.1", "other", cookie=2)
     assert place.mirror.touch(["10.0.0.1"]) == 1
-    assert place.holding.records()[0]["10.0.0.1"] == line("10.0.0.1", "node", 2)
+    assert place.holding.records()[0]["10.0.0.1"] == (
+        line("10.0.0.1", "other", 2) + line("10.0.0.1", "node", 1))
+
+
+def test_a_new_cookie_alone_is_not_written(place: Place) -> None:
+    """Every client that reclaims after a takeover has one."""
+    place.monitor("10.0.0.1")
+    place.mirror.sweep()
+    place.monitor("10.0.0.1", cookie=2)
+    assert place.mirror.touch(["10.0.0.1"]) == 0
+    place.mirror.keep("10.0.0.1", "node")
+    assert place.mirror.sweep() == 0
+    assert place.holding.records()[0] == {"10.0.0.1": line("10.0.0.1", "node", 1)}
+
+
+def test_a_record_made_without_a_cookie_is_replaced(place: Place) -> None:
+    place.mirror.keep("10.0.0.1", "node")
+    place.monitor("10.0.0.1")
+    assert place.mirror.sweep() == 1
+    assert place.holding.records()[0] == {"10.0.0.1": line("10.0.0.1", "node", 1)}
 
 
 def test_lines_that_only_the_holding_directory_has_stay(place: Place) -> None:
@@ -178,7 +197,7 @@ def test_a_record_that_comes_back_unseen_is_not_removed(place: Place) -> None:
     place.mirror.absent["10.0.0.1"] = long_ago
     place.monitor("10.0.0.1", cookie=7, file="desk.example.com")
     assert place.mirror.expire(10.0, long_ago) == 0
-    assert place.holding.records()[0] == {"10.0.0.1": line("10.0.0.1", "node", 7)}
+    assert place.held() == {"10.0.0.1"}
 
 
 @pytest.mark.parametrize("file", ["", "desk.example.com"])
@@ -267,7 +286,7 @@ def test_lost_events_mean_a_full_sweep(place: Place) -> None:
     """A changed file in a directory that stands still."""
     place.monitor("10.0.0.1")
     place.mirror.sweep(watched=True)
-    place.monitor("10.0.0.1", cookie=2)
+    place.monitor("10.0.0.1", "other")
     assert place.mirror.sweep(watched=True) == 0
     place.mirror.distrust()
     assert place.mirror.sweep(watched=True) == 1
@@ -279,7 +298,7 @@ def test_another_directory_in_its_place_is_read(place: Place) -> None:
     place.mirror.sweep(watched=True)
     os.rename(place.sm, f"{place.sm}.away")
     place.sm.mkdir()
-    place.monitor("10.0.0.1", cookie=2)
+    place.monitor("10.0.0.1", "other")
     assert place.mirror.sweep(watched=True) == 1
 
 

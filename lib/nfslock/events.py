@@ -7,10 +7,10 @@ say that something happened and where; the reader looks for itself.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 
+from . import libraries
 from . import sockets as socket
 from .values import canonical_address
 
@@ -33,10 +33,10 @@ class Inotify:
     """Watches on directories; reading gives (directory, name) pairs, name "" for "look at all"."""
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._libc = libraries.CDLL(None, use_errno=True)
         self._fd = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
-            code = ctypes.get_errno()
+            code = libraries.get_errno()
             raise OSError(code, os.strerror(code))
         self._watches: dict[int, str] = {}
 
@@ -53,7 +53,7 @@ class Inotify:
         wanted = _WANTED | (_IN_CREATE if created else 0)
         watch = self._libc.inotify_add_watch(self._fd, os.fsencode(directory), wanted)
         if watch < 0:
-            code = ctypes.get_errno()
+            code = libraries.get_errno()
             raise OSError(code, os.strerror(code), directory)
         self._watches[watch] = directory
 

@@ -2,7 +2,7 @@
 """Files below one root: reading that never blocks, and writes that are durable when they return.
 
 All names are found from `root`, so that the same code runs on a fake tree, in a mount namespace and
-for real. Monitor loads this module: ctypes is imported only by the function that needs it.
+for real. Monitor loads this module: what calls C is imported only by the function that needs it.
 """
 
 from __future__ import annotations
@@ -188,13 +188,13 @@ class Files:
 
     @staticmethod
     def _syncfs(directory: str) -> None:
-        import ctypes
+        from . import libraries
 
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            libc = ctypes.CDLL(None, use_errno=True)
+            libc = libraries.CDLL(None, use_errno=True)
             if libc.syncfs(fd):
-                code = ctypes.get_errno()
+                code = libraries.get_errno()
                 raise OSError(code, os.strerror(code))
         finally:
             os.close(fd)

@@ -7,12 +7,11 @@ these in a process that they can leave behind.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import sys
 
-from . import kernel_tables
+from . import kernel_tables, libraries
 from .kernel_tables import Client, Lock, Mount
 
 TYPE_CHECKING = False
@@ -80,10 +79,10 @@ def is_free(system: System, point: str) -> bool | None:
     cleared before and after.
     """
     path = os.fsencode(system.path(point))
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = libraries.CDLL(None, use_errno=True)
     try:
         _touch(path)
-        code = ctypes.get_errno() if libc.umount2(path, _MNT_EXPIRE | _UMOUNT_NOFOLLOW) else 0
+        code = libraries.get_errno() if libc.umount2(path, _MNT_EXPIRE | _UMOUNT_NOFOLLOW) else 0
         _touch(path)
     except OSError:
         return None

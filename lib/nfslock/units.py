@@ -7,9 +7,9 @@ daemon-reload, which reads every unit of the node again, most of all.
 
 from __future__ import annotations
 
-import ctypes
 import os
 
+from . import libraries
 from .files import Like
 from .system import System
 
@@ -74,10 +74,10 @@ def _restarted(unit: str) -> bool:
     systemctl does no more, but to load it takes a quarter of a start's time on a node that has not
     used it lately.
     """
-    bus = ctypes.c_void_p()
+    bus = libraries.c_void_p()
     try:
-        systemd = ctypes.CDLL("libsystemd.so.0")
-        if systemd.sd_bus_new(ctypes.byref(bus)) < 0:
+        systemd = libraries.CDLL("libsystemd.so.0")
+        if systemd.sd_bus_new(libraries.byref(bus)) < 0:
             return False
         if systemd.sd_bus_set_address(bus, _DOOR) < 0 or systemd.sd_bus_start(bus) < 0:
             systemd.sd_bus_unref(bus)

@@ -17,7 +17,7 @@ LIBRARY = ROOT / "lib/nfslock"
 LAYERS = [
     {"errors", "values", "params", "nsm", "rpc", "owner", "plan", "roster", "notify", "notify_job",
      "tickle", "recovery", "kernel_tables", "release_plan", "named_tuple", "plain_json"},
-    {"files", "system", "signals", "sockets"},
+    {"files", "system", "signals", "sockets", "libraries"},
     {"reserve", "holding", "statd", "kernel", "events", "loop", "notify_io", "resolver", "runtime",
      "tickle_io", "advertise", "units", "processes", "holders", "clients", "release", "bounded",
      "nfsconf", "grace", "delegations", "birthday", "scope", "tracking", "tracking_sqlite",
@@ -32,7 +32,7 @@ PURE = LAYERS[0]
 HEAVY = {"logging", "subprocess", "dataclasses", "typing", "pathlib", "psutil", "lxml", "asyncio",
          "argparse", "re", "json", "socket", "ctypes", "enum"}
 #: What clients need not wait for before they hear of a takeover.
-SLOW = HEAVY - {"ctypes"} | {
+SLOW = HEAVY | {
     "configparser", "hashlib", "difflib", "concurrent.futures", "collections", "functools",
     "selectors", "signal", "sqlite3", "threading", "nfslock.release", "nfslock.notify_io"}
 

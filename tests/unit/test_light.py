@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What stands in for parts of the standard library that take long to load does what they do."""
 
+import ctypes
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfslock import plain_json
+from nfslock import libraries, plain_json
 from nfslock.named_tuple import NamedTuple
 
 ROOT = Path(__file__).parents[2]
@@ -96,3 +100,23 @@ def test_a_named_tuple_cannot_be_changed() -> None:
         Ours("a", 1).name = "b"  # type: ignore[misc]
     with pytest.raises(AttributeError):
         Ours("a", 1).other = "b"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", [libraries, ctypes])
+def test_c_is_called(kind: Any) -> None:
+    libc = kind.CDLL(None, use_errno=True)
+    assert libc.getpid() == os.getpid()
+    assert libc.open(b"/nowhere", os.O_RDONLY) == -1
+    assert kind.get_errno() == errno.ENOENT
+    place = kind.c_void_p()
+    assert libc.posix_memalign(kind.byref(place), 64, 64) == 0
+    assert place.value % 64 == 0
+    libc.free(place)
+
+
+@pytest.mark.parametrize("kind", [libraries, ctypes])
+def test_what_c_lacks_is_said(kind: Any) -> None:
+    with pytest.raises(OSError):
+        kind.CDLL("libnowhere.so.0")
+    with pytest.raises(AttributeError):
+        kind.CDLL(None).no_such_function()

@@ -52,10 +52,11 @@ class Announcement:
 
     def __init__(
         self, system: System, config: Config, holding: Holding, statd: StatdWatch,
-        wake: Callable[[], None],
+        wake: Callable[[], None], stands: Callable[[], None],
     ) -> None:
+        """wake: a thread has found something out; stands: the service does, nobody is told yet."""
         self.system, self.config, self.holding = system, config, holding
-        self._statd = statd
+        self._statd, self._stands = statd, stands
         #: Since when (monotonic seconds) clients can work here; None: not (yet, or any more).
         self.ready_since: float | None = None
         #: The locks were lost at this time or later (monotonic seconds).
@@ -87,12 +88,14 @@ class Announcement:
     def addresses_changed(self, present: frozenset[str]) -> None:
         """Take in which addresses are on this node now."""
         absent = [address for address in self.config.ip if address not in present]
-        self._present = not absent
+        came, self._present = not absent and not self._present, not absent
         if absent:
             self._leave()
             self._wait_for(f"{', '.join(absent)} on this node")
         elif self.ready_since is None:
             self._probe.at_once()
+            if came:
+                self._wait_for("the server's answers")
 
     def _wait_for(self, reason: str) -> None:
         """Note what is waited for now ("": nothing), and for how long it was the one before."""
@@ -142,8 +145,7 @@ class Announcement:
             self.sender = self._open()
             self._next_naming = now + _NAMING_PAUSE
         self._answered.update(self.sender.pump(now))
-        if now >= self._next_flush or len(self._answered) == len(self.pending):
-            self.flush()
+        self._take_off(now, self.ready_since)
         now = self.system.monotonic()
         if now >= self._next_naming:
             self._name_the_silent(now)
@@ -156,6 +158,13 @@ class Announcement:
         if wait is not None:
             waits.append(wait)
         return max(0.0, min(waits))
+
+    def _take_off(self, now: float, ready_since: float) -> None:
+        all_told = len(self._answered) == len(self.pending)
+        if all_told:
+            self.told_after = self.system.monotonic() - ready_since
+        if all_told or now >= self._next_flush:
+            self.flush()
 
     def flush(self) -> None:
         """Take those that have answered off the durable list; Error leaves them for next time.
@@ -172,8 +181,6 @@ class Announcement:
         if not self.pending and self.sender is not None:
             self.sender.close()
             self.sender = None
-            if self.ready_since is not None:
-                self.told_after = self.system.monotonic() - self.ready_since
 
     def _name_the_silent(self, now: float) -> None:
         """Note for status who was asked and is not told yet; looks at every client."""
@@ -191,6 +198,7 @@ class Announcement:
             self._wait_for(answer)
             if not answer:
                 self.ready_since = now
+                self._stands()
                 self._look_at_grace()
         return self._probe.next(now)
 
@@ -218,8 +226,9 @@ class Announcement:
 
         The start, for which all that comes after it waits, does not wait for this.
         """
-        from . import notify_io  # noqa: F401
+        from . import notify_io
 
+        notify_io.reserved_ports()
         if not self._look_ups:
             self._look_ups = [
                 in_background(self._find_names, address) for address in self.config.ip]

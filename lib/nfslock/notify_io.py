@@ -28,6 +28,7 @@ BLOCKED = 0.005  # seconds until a full socket or device queue is tried again
 _FULL = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
 _MULTICAST_OR_BROADCAST = frozenset(map(str, range(224, 256)))  # 240 and up are reserved
 _PORTS = range(1023, 511, -1)  # what bindresvport(3) calls reserved
+_ports: list[int] = []
 
 
 class NotifySockets:
@@ -221,8 +222,7 @@ def _reserved_socket(address: str) -> socket.socket:
                 sock.setsockopt(socket.SOL_SOCKET, force, BUFFER)
             except OSError:
                 sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER)
-        taken = _known_ports()
-        ports = [port for port in _PORTS if port not in taken]
+        ports = reserved_ports()
         first = int.from_bytes(os.urandom(2), "big") % len(ports)
         for port in ports[first:] + ports[:first]:
             try:
@@ -235,6 +235,14 @@ def _reserved_socket(address: str) -> socket.socket:
     except OSError:
         sock.close()
         raise
+
+
+def reserved_ports() -> list[int]:
+    """Return the reserved ports that are nobody's; to find out takes longer than to tell many."""
+    if not _ports:
+        taken = _known_ports()
+        _ports.extend(port for port in _PORTS if port not in taken)
+    return _ports
 
 
 def _known_ports(path: str = "/etc/services") -> set[int]:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two writes of the status file while something is going on.
 _STATUS_PAUSE = 0.1
-#: Seconds after the first sweep, for the start to end in.
-_AFTER_START = 0.3
+#: Seconds that are left to a start to end in, and to clients to be told and to reclaim in.
+_STAND_BACK = 0.3
 #: Seconds of a sweep between two looks at whether a callout has come.
 _SLICE = 0.005
 
@@ -55,12 +55,10 @@ class Propagator:
         self.holding.adopt(Owner(
             runtime.service, system.node(), system.boot_id(), int(given["generation"]), 1))
         self.mirror = Mirror(system, self.statd_dir, self.holding)
-        self.problem = ""
-        self.stopping = False
+        self.problem, self.stopping = "", False
         self._parent = os.getppid()
         self._identity = f"{os.getpid()}:{system.start_time(os.getpid())}"
-        self.loop = Loop()
-        self.addresses = Addresses()
+        self.loop, self.addresses = Loop(), Addresses()
         self.loop.listen(self.addresses, self._addresses_changed)
         self.recovery: RecoveryMirror | None = None
         if given.get("v4_store"):
@@ -71,7 +69,7 @@ class Propagator:
         self._answer_callouts()
         statd = StatdWatch(system, self.statd_dir, self.config.ip[0])
         self.announcement = Announcement(
-            system, self.config, self.holding, statd, self.loop.wake)
+            system, self.config, self.holding, statd, self.loop.wake, self._stands)
         before = runtime.read("status") or {}
         if before.get("generation") != given["generation"]:
             before = {}
@@ -83,14 +81,13 @@ class Propagator:
         self.announcement.addresses_changed(self.addresses.current())
         self.lockd = LockdWatch(
             system, self.holding, self.mirror, self.announcement, before.get("lockd", ""))
-        self.tickler = Tickler(
-            system, self.holding, self.config.ip if self.config.tickle else ())
+        self.tickler = Tickler(system, self.holding, self.config.ip if self.config.tickle else ())
         self._sweeping: Iterator[object] | None = None
         self._swept = False
-        #: When to do what the start does not wait for; before that it has the processor.
+        #: When to do what the start does not wait for.
         self._prepare_at = float("inf")
-        #: The service stands since the last sweep began: the next one is due at once.
-        self._stands_anew = False
+        #: When the next sweep is due since the service has come to stand in this one.
+        self._due_by = float("inf")
         #: Whether no NFSv4 client has a delegation any more.
         self._no_delegations = False
         #: How many clients statd's callout let through unconfirmed before the last whole sweep.
@@ -164,6 +161,12 @@ class Propagator:
             return False
         return self.inotify is not None
 
+    def _stands(self) -> None:
+        """The service stands from now on; the neighbours hear of it before the clients do."""
+        self.tickler.advertise()
+        soon = self.system.monotonic() + _STAND_BACK
+        self._due_by = self._next_sweep = min(self._next_sweep, soon)
+
     def _settled(self) -> bool:
         """Whether the service stands, with the addresses as they are now."""
         self._addresses_changed()
@@ -197,7 +200,7 @@ class Propagator:
 
     def _sweep(self) -> Iterator[object]:
         """One sweep and what is due with it, in steps."""
-        missed, self._stands_anew = 0, False
+        missed, self._due_by = 0, float("inf")
         if self.callouts is not None:
             missed = self.callouts.missed()
             self.callouts.set_timeout(self.config.callout_timeout)
@@ -229,7 +232,7 @@ class Propagator:
                 # The records stay: to look for garbage among them would take long, again and again.
                 gc.enable()
                 gc.freeze()
-                self._next_status, self._prepare_at = 0.0, now + _AFTER_START
+                self._next_status, self._prepare_at = 0.0, now + _STAND_BACK
             self._swept = True
 
         if not self._guarded(step):
@@ -238,7 +241,7 @@ class Propagator:
         # A long one is told of on its way, or monitor would take us for stuck.
         self._stale |= self._last_sweep >= self._next_status + self.config.propagate_interval
         if self._sweeping is None:
-            self._next_sweep = now if self._stands_anew else now + self.config.propagate_interval
+            self._next_sweep = min(self._due_by, now + self.config.propagate_interval)
             self._stale = True
 
     # -- the loop --------------------------------------------------------------------------
@@ -276,10 +279,7 @@ class Propagator:
             self._advance(now)
         pause: list[float | None] = []
         now = self.system.monotonic()
-        stood = self.announcement.ready_since is not None
         self._guarded(lambda: pause.append(self.announcement.tick(now)))
-        if not stood and self.announcement.ready_since is not None:
-            self._stands_anew, self._next_sweep = True, now
         self._guarded(lambda: self.tickler.record(self.announcement.ready_since))
         pause.append(self.tickler.tick(now, self.announcement.ready_since))
         sender = self.announcement.sender

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 #: When each connection is tickled, in seconds after the service stands.
 _TIMES = (0.0, 0.3, 1.0, 2.5)
-#: Seconds after a round in which its clients have connected anew: then they are looked for.
-_ANSWERED = 0.2
+#: Seconds after a round in which its clients have connected anew: then they are looked for. Longer
+#: than until the second round: the write would hold up the callouts of those that reclaim.
+_ANSWERED = 0.5
 #: Segments sent at once, and seconds until the next lot: no burst that a switch would drop.
 _LOT, _PAUSE = 200, 0.01
 #: Ports of nfsd and rpcbind; those of the others are asked of rpcbind.
@@ -78,8 +79,8 @@ class Tickler:
         due = ready_since + self._rounds[0] - now
         if due > 0:
             return due
-        if not self._lot:
-            self._advertise()
+        if not self._lot and len(self._rounds) < len(_TIMES):
+            self.advertise()
         for connection in self.targets[self._lot : self._lot + _LOT]:
             self._send(connection)
         self._lot += _LOT
@@ -95,7 +96,8 @@ class Tickler:
             return None
         return max(0.0, ready_since + self._rounds[0] - now)
 
-    def _advertise(self) -> None:
+    def advertise(self) -> None:
+        """Tell the neighbours that the addresses are here: who answers shall answer this node."""
         try:
             for address, interface in Addresses.interfaces().items():
                 if address in self.addresses:

@@ -9,6 +9,7 @@ from typing import Callable
 import pytest
 
 from tests.support.hosts import Node
+from tests.support.machine import Machine
 from tests.support.service import HOLDING, VIP, Cluster, ip_of
 from tests.support.wait import wait_until
 
@@ -19,12 +20,9 @@ def recorded(node: Node, connection: socket.socket) -> bool:
     return f"{VIP} 2049 {address} {port}\n" in node.read(f"{HOLDING}/connections")
 
 
-def taken_over(cluster: Cluster, **there: str) -> tuple[socket.socket, Node]:
-    """A client connected to A's nfsd; A died without a word on the wire; B has taken over.
-
-    `there`: parameters that are other ones on B.
-    """
-    service, a, b = cluster.service, cluster.a, cluster.b
+def left_alone(cluster: Cluster) -> socket.socket:
+    """A client's connection to A's nfsd; A died without a word on the wire."""
+    service, a = cluster.service, cluster.a
     service.bring_up(a)
     cluster.lock(a)
     service.durable(a, *map(ip_of, cluster.clients))  # no callout here: statd waits for nobody
@@ -36,11 +34,20 @@ def taken_over(cluster: Cluster, **there: str) -> tuple[socket.socket, Node]:
         wait_until(lambda: recorded(a, connection), "the connection is recorded")
     a.run("ip", "link", "set", "dev", "eth0", "down")
     a.power_off()
-    service.agent.parameters.update(there)
-    service.bring_up(b)
+    return connection
+
+
+def taken_over(cluster: Cluster, **there: str) -> tuple[socket.socket, Node]:
+    """A client's connection to A's nfsd, which has died; B has taken over.
+
+    `there`: parameters that are other ones on B.
+    """
+    connection = left_alone(cluster)
+    cluster.service.agent.parameters.update(there)
+    cluster.service.bring_up(cluster.b)
     for client in cluster.clients:
         wait_until(client.accepted, f"{client.name} is told")
-    return connection, b
+    return connection, cluster.b
 
 
 def alive(connection: socket.socket) -> bool:
@@ -68,6 +75,65 @@ def test_without_tickling_it_hangs_on(new_cluster: Callable[..., Cluster]) -> No
         assert alive(connection)
         connection.send(b"\x80\0\0\x04ping")
         wait_until(lambda: not alive(connection), "the client's own segment is answered by a reset")
+
+
+@pytest.mark.parametrize("tickle", ["yes", "no"])
+def test_the_first_answer_finds_the_new_node(
+    new_cluster: Callable[..., Cluster], tickle: str
+) -> None:
+    """An address that comes without a word, and clients that have just heard of it at A.
+
+    The control: they answer to the dead node, however often they are asked.
+    """
+    cluster = new_cluster(tickle="yes")
+    service, b, dead = cluster.service, cluster.b, mac(cluster.a)
+    left_alone(cluster).close()
+    for client in cluster.clients:
+        know(client, VIP, dead, "reachable")
+        know(b, ip_of(client), mac(client), "permanent")  # to ask for it would tell
+    service.agent.parameters["tickle"] = tickle
+    service.mount(b)
+    service.start(b)
+    service.serve(b)
+    service.export(b)
+    client = cluster.clients[0]
+    questions: list[bytes] = []
+
+    def told_or_asked_again() -> bool:
+        told = bool(client.accepted())
+        questions.extend(asked_for_ports(tap))
+        return told or len(questions) > 2
+
+    with client.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as tap:
+        tap.bind(("eth0", 0x0800))
+        tap.setblocking(False)
+        b.run("ip", "address", "add", f"{VIP}/24", "dev", "eth0")
+        wait_until(told_or_asked_again, "the client is told, or asked in vain")
+    assert bool(client.accepted()) == (len(questions) == 1) == (tickle == "yes")
+
+
+def know(machine: Machine, address: str, hardware: str, state: str) -> None:
+    """Give the machine a neighbour entry (ip-neighbour(8))."""
+    machine.run("ip", "neigh", "replace", address, "lladdr", hardware, "dev", "eth0", "nud", state)
+
+
+def mac(machine: Machine) -> str:
+    """The Ethernet address of the machine."""
+    return machine.run("cat", "/sys/class/net/eth0/address").stdout.strip()
+
+
+def asked_for_ports(tap: socket.socket) -> list[bytes]:
+    """The datagrams from the service's address to the client's rpcbind so far."""
+    found = []
+    while True:
+        try:
+            packet = tap.recv(2048)
+        except BlockingIOError:
+            return found
+        udp = 4 * (packet[0] & 15)
+        if packet[9] == socket.IPPROTO_UDP and packet[12:16] == socket.inet_aton(VIP) and (
+                packet[udp + 2 : udp + 4] == (111).to_bytes(2, "big")):
+            found.append(packet)
 
 
 def test_who_comes_back_is_on_record_before_the_next_sweep(

@@ -40,7 +40,7 @@ unit: .venv/ok ## tests that need no root
 	$(VENV)/pytest -n 2 tests/unit
 
 host: apt-test .venv/ok callout ## tests with real daemons in namespaces (root)
-	$(VENV)/pytest tests/host
+	$(VENV)/pytest -n 2 tests/host
 
 crash: apt-test .venv/ok callout ## SIGKILL, EIO, ENOSPC at every durable call, power cut at every write (root)
 	NFSLOCK_CRASH=all $(VENV)/pytest -s -o timeout=7200 tests/host/test_crash.py \
@@ -66,8 +66,11 @@ build/nfslock-callout: lib/nfslock/callout.c
 # Scenarios that start from the same saved state go to the same process.
 CLUSTER = nice -n 5 $(VENV)/pytest -n 2 --dist load --no-loadscope-reorder -o timeout=1200 \
 	tests/cluster
-cluster-quick cluster cluster-full demo-cluster: APT_TEST += debootstrap debian-archive-keyring \
-	qemu-system-x86 qemu-utils lz4 xz-utils zstd
+images cluster-quick cluster cluster-full demo-cluster: APT_TEST += debootstrap \
+	debian-archive-keyring qemu-system-x86 qemu-utils lz4 xz-utils zstd
+
+images: apt-test .venv/ok ## build the virtual machines' images, those that are not there
+	$(VENV)/python -m tests.support.vm.images trixie bookworm unstable
 
 cluster-quick: apt-test .venv/ok callout ## the quick scenarios on real kernels in virtual machines (root)
 	$(CLUSTER) -m quick
@@ -154,4 +157,4 @@ apt-test:
 	touch $@
 
 .PHONY: help demo check lint unit host bench crash fuzz callout metadata install clean apt-test \
-	deb rpm cluster cluster-quick cluster-full demo-cluster proof
+	deb rpm images cluster cluster-quick cluster-full demo-cluster proof

@@ -43,7 +43,8 @@ every_version = pytest.mark.parametrize("protocol", EVERY)
 
 
 @pytest.mark.scenario("power cut under steady locks", driver="Pacemaker")
-@rows("3-on", *OTHERS, TOGETHER_ON, full=tuple(r for r in NFSV4_ROWS if r != TOGETHER_ON))
+@rows("3-on", "3-off", TOGETHER_ON,
+      full=("3-stock", *(row for row in NFSV4_ROWS if row != TOGETHER_ON)))
 def test_power_cut(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind)
     trial.power_cut()

@@ -97,14 +97,22 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
             _folders.append(str(value))
 
 
+def _words(nodeid: str) -> set[str]:
+    """A test's parameters, without the turn and without the usual ones."""
+    words = nodeid.partition("[")[2].rstrip("]").split("-")
+    return {word for word in words if word and not word.startswith("turn")} - {"3", "on"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: else one process has them left when the others have ended.
 
-    And a scenario may bring up a cluster first, on two cores that others use too.
+    But not two that need a cluster: one would wait until the other has brought it up.
     """
-    items.sort(key=lambda item: not item.path.name.endswith("pacemaker.py"))
+    items.sort(key=lambda item: (
+        bool(_words(item.nodeid)), not item.path.name.endswith("pacemaker.py")))
     for item in items:
         if item.get_closest_marker("timeout") is None:
+            # A scenario may bring up a cluster first, on two cores that others use too.
             item.add_marker(pytest.mark.timeout(1800))
 
 
@@ -116,11 +124,10 @@ class ByState(LoadScopeScheduling):
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        module, _, test = nodeid.partition("::")
+        module = nodeid.partition("::")[0]
         if module.endswith("release.py"):
             return module
-        words = {word for word in test.partition("[")[2].rstrip("]").split("-")
-                 if word and not word.startswith("turn")}
+        words = _words(nodeid)
         for usual, others in (("3", {*NFSV4, TOGETHER}), ("on", {"off", "stock", "unlock"})):
             if not words & others:
                 words.add(usual)

@@ -128,7 +128,7 @@ def test_export_restarted(rig: Rig, record: Record, protocol: str, kind: str) ->
 
 
 @pytest.mark.scenario("nfsserver restarted in place", driver="Pacemaker")
-@rows("3-on", full=("3-off", TOGETHER_ON))
+@rows(full=("3-on", "3-off", TOGETHER_ON))
 def test_server_restarted(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     """The kernel's locks go and nfslock, before it in the group, stays: it tells the clients."""
     trial = steady(rig, protocol, kind)

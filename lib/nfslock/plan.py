@@ -113,7 +113,7 @@ def additions(local: Mapping[str, bytes], held: Mapping[str, bytes]) -> dict[str
         have = nsm.parse_record(old) if old else {}
         wanted = nsm.parse_record(data).keys()
         if any(key not in have or nsm.is_made(have[key]) for key in wanted):
-            new = data + b"".join(line for key, line in have.items() if key not in wanted)
+            new = data + (nsm.missing_lines(wanted, old) if old else b"")
             if new != old:
                 changed[client] = new
     return changed

@@ -79,7 +79,7 @@ class Tickler:
         due = ready_since + self._rounds[0] - now
         if due > 0:
             return due
-        if not self._lot and len(self._rounds) < len(_TIMES):
+        if not self._lot and len(self._rounds) < len(_TIMES):  # the first time it was done before
             self.advertise()
         for connection in self.targets[self._lot : self._lot + _LOT]:
             self._send(connection)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Iterator
 
@@ -28,13 +27,6 @@ def three(world: World) -> Iterator[list[Machine]]:
             machine.power_off()
 
 
-def mac(machine: Machine) -> str:
-    """The Ethernet address of the machine."""
-    found = re.search(r"link/ether (\S+)", machine.run("ip", "-o", "link", "show", "eth0").stdout)
-    assert found
-    return found[1]
-
-
 def known(client: Machine, address: str) -> str:
     """The client's neighbour entry for an address."""
     return client.run("ip", "neigh", "show", address).stdout
@@ -54,8 +46,8 @@ def test_a_neighbour_learns_where_the_address_is(three: list[Machine], vip: str)
     plain = ["ip", "address", "add", prefix, "dev", "eth0", *(["nodad"] if ":" in vip else [])]
     a.run(*plain)
     asked(client, vip)
-    wait_until(lambda: mac(a) in known(client, vip), "the client knows A")
-    first = mac(a)
+    wait_until(lambda: a.mac() in known(client, vip), "the client knows A")
+    first = a.mac()
     a.power_off()
     # The control: an address that comes without a word is looked for at the dead node.
     b.run(*plain)
@@ -63,7 +55,7 @@ def test_a_neighbour_learns_where_the_address_is(three: list[Machine], vip: str)
     assert first in known(client, vip)
     with b.network():  # type: ignore[attr-defined]
         assert advertise(vip, Addresses.interfaces()[vip])
-    wait_until(lambda: mac(b) in known(client, vip), "the client knows B")
+    wait_until(lambda: b.mac() in known(client, vip), "the client knows B")
 
 
 def test_only_ethernet_has_neighbours(three: list[Machine]) -> None:

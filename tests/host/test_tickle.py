@@ -86,11 +86,11 @@ def test_the_first_answer_finds_the_new_node(
     The control: they answer to the dead node, however often they are asked.
     """
     cluster = new_cluster(tickle="yes")
-    service, b, dead = cluster.service, cluster.b, mac(cluster.a)
+    service, b, dead = cluster.service, cluster.b, cluster.a.mac()
     left_alone(cluster).close()
     for client in cluster.clients:
         know(client, VIP, dead, "reachable")
-        know(b, ip_of(client), mac(client), "permanent")  # to ask for it would tell
+        know(b, ip_of(client), client.mac(), "permanent")  # to ask for it would tell
     service.agent.parameters["tickle"] = tickle
     service.mount(b)
     service.start(b)
@@ -115,11 +115,6 @@ def test_the_first_answer_finds_the_new_node(
 def know(machine: Machine, address: str, hardware: str, state: str) -> None:
     """Give the machine a neighbour entry (ip-neighbour(8))."""
     machine.run("ip", "neigh", "replace", address, "lladdr", hardware, "dev", "eth0", "nud", state)
-
-
-def mac(machine: Machine) -> str:
-    """The Ethernet address of the machine."""
-    return machine.run("cat", "/sys/class/net/eth0/address").stdout.strip()
 
 
 def asked_for_ports(tap: socket.socket) -> list[bytes]:

@@ -335,6 +335,10 @@ class Machine:
         """Give an address away."""
         self.run("ip", "address", "del", address, "dev", "eth0")
 
+    def mac(self) -> str:
+        """The Ethernet address of eth0."""
+        return self.run("cat", "/sys/class/net/eth0/address").stdout.strip()
+
     def network(self) -> object:
         """Return a context in which new sockets are the machine's."""
         return inside_network(self.pid)

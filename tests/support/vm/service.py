@@ -258,8 +258,12 @@ COMMANDS = {
     "fs": (f"mount {layout.SHARED_DEVICE} {layout.EXPORT}", f"umount {layout.EXPORT}"),
     "server": (
         (
-            "systemctl start rpc-statd "
-            "$(test -L /etc/systemd/system/nfsdcld.service || echo nfsdcld) && "
+            # systemd takes nfsdcld for started while it still opens its database, and nfsd waits
+            # for it no longer than a second.
+            "systemctl start rpc-statd && { test -L /etc/systemd/system/nfsdcld.service || "
+            "{ systemctl start nfsdcld && "
+            "until grep -qs inotify /proc/$(pgrep -x nfsdcld)/fdinfo/*; do sleep 0.1; done; }; } "
+            "&& "
             "unshare -u sh -c 'hostname $SCOPE; rpc.nfsd 4' && "
             "pgrep -x rpc.mountd >/dev/null || rpc.mountd -p 20048"
         ),

@@ -57,7 +57,8 @@ def _describe_v4(
 
     if not mark.get("v4_store"):
         return {}
-    kind, _, place = mark["v4_store"].partition(" ")
+    # nfsd may have turned to another form than the start had reason to expect.
+    kind, _, place = (status.get("v4_store") or mark["v4_store"]).partition(" ")
     return {"v4_records": int(status.get("v4_records") or 0), "v4_tracking": kind,
             "v4_store": place, "grace": {name: f"{left} s" for name, left in
                                          grace.remaining(system).items()} or "none"}

@@ -59,17 +59,20 @@ def check_statd(lacks: list[str]) -> None:
 def check_v4(system: System, config: Config, store: str) -> None:
     """Error unless NFSv4 clients could reclaim elsewhere: records, tracking, times and scope."""
     kind, _, directory = store.partition(" ")
+    if kind == "nfsdcld" and tracking.in_use(system) == "legacy":
+        other = tracking.fallback(system)
+        if other is None:
+            raise errors.Error(
+                "nfsd did not find nfsdcld ready within a second of its start, and this kernel has "
+                "no other way to keep NFSv4 recovery records: NFSv4 clients cannot reclaim after a "
+                "failover; restart the service here")
+        kind, directory = other.kind, other.directory
     lacking = _lasting(lambda: _lacking_v4(system, config.holding_dir, kind, directory))
     if lacking:
         raise errors.Error(
             f"{config.holding_dir}: the NFSv4 recovery records of {len(lacking)} clients are "
             f"missing ({min(lacking)}{', ...' if len(lacking) > 1 else ''}): is the propagator "
             "writing?")
-    if kind == "nfsdcld" and tracking.in_use(system) == "legacy":
-        raise errors.Error(
-            "nfsd does not use nfsdcld (it was not ready within a second when nfsd started) but "
-            "the node's own directory: NFSv4 clients that lock now cannot reclaim after a "
-            "failover; restart nfsdcld, wait a second, restart nfs-server")
     if kernel.serving(system):
         grace.check(system)
         if not grace.remaining(system):

@@ -46,6 +46,7 @@ def monitor(system: System, config: Config, service: str, level: int) -> None:
         if mark.get("v4_store"):
             deep.check_v4(system, config, mark["v4_store"])
     _check_callouts(runtime, status)
+    _check_tracking(status)
     if status.get("reserve") == "no":
         raise errors.Degraded(
             f"{config.holding_dir}: no room for the reserve that lock records have on a full disk "
@@ -133,6 +134,19 @@ def _check_callouts(runtime: Runtime, status: Mapping[str, str]) -> None:
         raise errors.Degraded(
             f"{behind} clients were granted their first lock before their records were safe: the "
             "propagator or its filesystem is slow; the next sweep catches up")
+
+
+def _check_tracking(status: Mapping[str, str]) -> None:
+    """An nfsd that came before nfsdcld was ready keeps its records elsewhere."""
+    found = status.get("v4_fallback")
+    if found == "nothing":
+        raise errors.Degraded(
+            "nfsd did not find nfsdcld ready within a second of its start and keeps no NFSv4 "
+            "recovery records: NFSv4 clients cannot reclaim after a failover; restart the service")
+    if found:
+        raise errors.Degraded(
+            f"nfsd did not find nfsdcld ready within a second of its start and uses {found} "
+            "instead, which nfslock keeps as well: restart the service when it suits")
 
 
 def _check_notification(system: System, status: Mapping[str, str]) -> None:

@@ -12,16 +12,23 @@ from .propagator import Orphaned, Propagator
 from .runtime import Runtime
 from .system import System
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def main(service: str) -> int:
-    """Run the propagator of the service whose parameters stand in its run-time directory."""
+
+def main(service: str, written: Callable[[], None] = lambda: None) -> int:
+    """Run the propagator of the service whose parameters stand in its run-time directory.
+
+    written: is called after each write of its status.
+    """
     system = System()
     runtime = Runtime(system, service)
     given = runtime.read("parameters")
     if given is None:
         return supervise.FINAL
     try:
-        propagator = Propagator(system, runtime, given)
+        propagator = Propagator(system, runtime, given, written)
     except errors.Fenced as error:
         ocf.logger.error("%s", error)
         return supervise.FINAL

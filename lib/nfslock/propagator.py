@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import os
 
-from . import birthday, delegations, errors, params, plain_json, plan, supervise
+from . import birthday, delegations, errors, params, plain_json, plan, report, supervise
 from ._vendor import ocf
 from .announce import Announcement
 from .callout_server import CalloutServer
@@ -47,8 +47,12 @@ class Orphaned(Exception):
 class Propagator:
     """The propagation of one service, from its run-time parameters."""
 
-    def __init__(self, system: System, runtime: Runtime, given: Mapping[str, str]) -> None:
-        self.system, self.runtime = system, runtime
+    def __init__(
+        self, system: System, runtime: Runtime, given: Mapping[str, str],
+        written: Callable[[], None],
+    ) -> None:
+        """written: is called after each write of the status file."""
+        self.system, self.runtime, self._written = system, runtime, written
         self.config = params.parse(given)
         self.statd_dir = given["statd_dir"]
         self.holding = Holding(system, self.config.holding_dir, runtime.service)
@@ -57,7 +61,7 @@ class Propagator:
         self.mirror = Mirror(system, self.statd_dir, self.holding)
         self.problem, self.stopping = "", False
         self._parent = os.getppid()
-        self._identity = f"{os.getpid()}:{system.start_time(os.getpid())}"
+        self.identity = f"{os.getpid()}:{system.start_time(os.getpid())}"
         self.loop, self.addresses = Loop(), Addresses()
         self.loop.listen(self.addresses, self._addresses_changed)
         self.recovery: RecoveryMirror | None = None
@@ -88,11 +92,13 @@ class Propagator:
         self._prepare_at = float("inf")
         #: When the next sweep is due since the service has come to stand in this one.
         self._due_by = float("inf")
+        #: Whether nfsd may have chosen anew where it keeps its records.
+        self._nfsd_is_new = False
         #: Whether no NFSv4 client has a delegation any more.
         self._no_delegations = False
         #: How many clients statd's callout let through unconfirmed before the last whole sweep.
-        self._caught_up = 0
-        self._next_sweep = self._last_sweep = system.monotonic()
+        self.caught_up = 0
+        self._next_sweep = self.last_sweep = system.monotonic()
         #: Not at once: the start waits for the status that follows the first sweep.
         self._next_status = system.monotonic() + _STATUS_PAUSE
         self._stale = True
@@ -109,9 +115,7 @@ class Propagator:
             inotify.add(self.system.path(f"{self.statd_dir}/sm"))
             inotify.add(self.system.path(os.path.dirname(self.system.etab)))
             if self.recovery is not None:
-                store = self.recovery.store.directory
-                self.system.make_directory(store)
-                inotify.add(self.system.path(store), created=True)
+                self._watch_store(inotify, self.recovery.store.directory)
         except OSError as error:
             ocf.logger.warning(
                 "inotify does not work (%s): new records are found by the sweep only, every %g s; "
@@ -119,6 +123,18 @@ class Propagator:
             return
         self.inotify = inotify
         self.loop.listen(inotify, self._files_changed)
+
+    def _watch_store(self, inotify: Inotify, directory: str) -> None:
+        self.system.make_directory(directory)
+        inotify.add(self.system.path(directory), created=True)
+
+    def _find_store(self, recovery: RecoveryMirror) -> None:
+        self._nfsd_is_new = False
+        if recovery.find_nfsd():
+            ocf.logger.warning("nfsd keeps its NFSv4 records in %s now%s", recovery.store.path,
+                               ": nfsdcld was not ready in time" if recovery.fallen_back else "")
+            if self.inotify is not None:
+                self._watch_store(self.inotify, recovery.store.directory)
 
     def _answer_callouts(self) -> None:
         try:
@@ -166,6 +182,7 @@ class Propagator:
         self.tickler.advertise()
         soon = self.system.monotonic() + _STAND_BACK
         self._due_by = self._next_sweep = min(self._next_sweep, soon)
+        self._nfsd_is_new = True
 
     def _settled(self) -> bool:
         """Whether the service stands, with the addresses as they are now."""
@@ -206,10 +223,12 @@ class Propagator:
             self.callouts.set_timeout(self.config.callout_timeout)
         self.holding.check_owner()
         # After a callout that was not confirmed in time nothing is taken for granted.
-        yield from self.mirror.steps(self._watched() and missed == self._caught_up)
-        self._caught_up = missed
+        yield from self.mirror.steps(self._watched() and missed == self.caught_up)
+        self.caught_up = missed
         self.lockd.check()
         if self.recovery is not None:
+            if self._nfsd_is_new:
+                self._find_store(self.recovery)
             yield from self.recovery.steps(self._settled)
             if self._settled():
                 self._no_delegations = delegations.follow(
@@ -237,9 +256,9 @@ class Propagator:
 
         if not self._guarded(step):
             self._sweeping = None
-        self._last_sweep = self.system.monotonic()
+        self.last_sweep = self.system.monotonic()
         # A long one is told of on its way, or monitor would take us for stuck.
-        self._stale |= self._last_sweep >= self._next_status + self.config.propagate_interval
+        self._stale |= self.last_sweep >= self._next_status + self.config.propagate_interval
         if self._sweeping is None:
             self._next_sweep = min(self._due_by, now + self.config.propagate_interval)
             self._stale = True
@@ -311,30 +330,7 @@ class Propagator:
             self._guarded(self.recovery.prepare)
 
     def _write_status(self, phase: str) -> None:
-        owner = self.holding.owner
-        place = self.system.status(self.holding.path)
-        pairs = {
-            "pid": self._identity,
-            "phase": phase,
-            "generation": owner.generation if owner else 0,
-            "state": self.holding.read_state() or 0,
-            "holding": f"{place.st_dev}:{place.st_ino}" if place else "",
-            "owner": self.system.identity(f"{self.holding.path}/owner.json"),
-            "interval": self.config.propagate_interval,
-            "last_sweep": f"{self._last_sweep:.3f}",
-            "records": len(self.mirror.held),
-            "skipped": len(self.mirror.skipped) + self.mirror.damaged,
-            **self.announcement.status(),
-            "v4_records": len(self.recovery.clients) if self.recovery else "",
-            "reserve": "yes" if self.holding.reserved else "no",
-            "inotify": "yes" if self.inotify else "no",
-            "callout": "yes" if self.callouts else "no",
-            "confirmed": self.callouts.served if self.callouts else 0,
-            "slowest": f"{self.callouts.slowest:.3f}" if self.callouts else "",
-            "caught_up": self._caught_up,
-            "lockd": self.lockd,
-            "problem": self.problem,
-        }
         self._next_status = self.system.monotonic() + _STATUS_PAUSE
-        self.runtime.write("status", pairs)
+        self.runtime.write("status", report.pairs(self, phase))
+        self._written()
         self._stale = False

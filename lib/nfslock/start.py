@@ -7,7 +7,6 @@ Every action may be repeated and killed at any instant; the next one observes an
 from __future__ import annotations
 
 import os
-import time
 
 from . import (
     errors,
@@ -150,14 +149,15 @@ class Start:
         self.supervisor.begin()
 
     def _await(self, owner: Owner) -> None:
+        assert self.supervisor is not None
         while True:
+            self.supervisor.wait()
             status = self.runtime.read("status") or {}
             if status.get("problem"):
                 raise errors.Error(status["problem"])
             if (status.get("generation") == str(owner.generation)
                     and status.get("phase") != "comparing" and self.runtime.process(status)):
                 return
-            time.sleep(0.01)
 
 
 def start(system: System, config: params.Config, service: str, raw: Mapping[str, str],

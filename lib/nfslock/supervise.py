@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    #: The propagator: it gets the service's name and returns its exit code.
-    Work = Callable[[str], int]
+    #: The propagator: it gets the service's name and whom to tell of each status that it has
+    #: written, and returns its exit code.
+    Work = Callable[[str, Callable[[], None]], int]
 
 #: Exit code of a propagator that must not be restarted: a newer owner, or nothing to do.
 FINAL = 3
@@ -46,8 +47,10 @@ class Supervisor:
 
     def __init__(self, service: str, work: Work) -> None:
         receive, self._send = os.pipe2(os.O_CLOEXEC)
+        self._news, announce = os.pipe2(os.O_CLOEXEC)
         if os.fork():
             os.close(receive)
+            os.close(announce)
             return
 
         def told() -> bool:
@@ -55,10 +58,17 @@ class Supervisor:
             os.close(receive)
             return bool(word)
 
+        def written() -> None:
+            try:
+                os.write(announce, b"\0")
+            except OSError:  # the start has ended
+                pass
+
         def wait() -> int:
             os.close(self._send)
+            os.close(self._news)
             _detach()
-            return supervise(service, work, told)
+            return supervise(service, work, told, written)
 
         _be_the_child(wait)
 
@@ -66,6 +76,11 @@ class Supervisor:
         """Let it start the propagator; the caller waits for the propagator's status."""
         os.write(self._send, b"\0")
         os.close(self._send)
+
+    def wait(self) -> None:
+        """Return when the propagator has written its status again; Error when both have ended."""
+        if not os.read(self._news, 64):
+            raise Error("the propagator has ended: see the log")
 
 
 def launch(service: str) -> None:
@@ -150,7 +165,7 @@ def end(runtime: Runtime) -> bool:
     return ended and (not late or system.end(late, system.start_time(late), _PATIENCE))
 
 
-def _spawn(service: str, work: Work) -> int:
+def _spawn(service: str, work: Work, written: Callable[[], None]) -> int:
     """Fork the propagator; returns its pid."""
     # A signal that comes in between is for the parent's handlers in the parent alone.
     signals.pthread_sigmask(signals.SIG_BLOCK, _SIGNALS)
@@ -161,15 +176,18 @@ def _spawn(service: str, work: Work) -> int:
 
     def propagate() -> int:
         _show_as(f"nfslock propagate {service}")
-        return work(service)
+        return work(service, written)
 
     _be_the_child(propagate)
 
 
-def supervise(service: str, work: Work, told: Callable[[], bool] = lambda: True) -> int:
+def supervise(
+    service: str, work: Work, told: Callable[[], bool] = lambda: True,
+    written: Callable[[], None] = lambda: None,
+) -> int:
     """Run the propagator and start it again whenever it is killed; ends when told (SIGTERM).
 
-    told: waits until it may begin; False when it may not.
+    told: waits until it may begin; False when it may not. written: passed on to the propagator.
     """
     system = System()
     runtime = Runtime(system, service)
@@ -198,7 +216,7 @@ def supervise(service: str, work: Work, told: Callable[[], bool] = lambda: True)
     pause = _FIRST_PAUSE
     while not leaving and runtime.read("parameters") is not None:
         began = time.monotonic()
-        child = _spawn(service, work)
+        child = _spawn(service, work, written)
         if leaving:
             os.kill(child, signals.SIGTERM)
         _, status = os.waitpid(child, 0)

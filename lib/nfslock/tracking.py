@@ -48,6 +48,8 @@ KINDS = ("nfsdcld", "nfsdcltrack", "v4recovery")
 _HELPER = "/sys/module/nfsd/parameters/cltrack_prog"
 _UNIT = "nfsdcld.service"
 _STATE = "/var/lib/nfs"
+#: nfsd's own directory, unless it was told another one.
+_DIRECTORY = f"{_STATE}/v4recovery"
 
 
 def find(system: System, wanted: str = "auto") -> Store:
@@ -57,7 +59,7 @@ def find(system: System, wanted: str = "auto") -> Store:
     if kind not in KINDS:
         raise ConfigError(f"v4_tracking={wanted}: use auto or one of {', '.join(KINDS)}")
     if kind == "v4recovery":
-        return Directory(system, _kernel_directory(system) or f"{_STATE}/v4recovery")
+        return Directory(system, _kernel_directory(system) or _DIRECTORY)
     place = nfsconf.setting(system, kind, "storagedir") or f"{_STATE}/{kind}"
     return at(system, kind, running[1] if running else place, live=running is not None)
 
@@ -71,19 +73,36 @@ def at(system: System, kind: str, directory: str, live: bool = False) -> Store:
 
 def _detect(system: System) -> str:
     """What nfsd will use where nfsdcld does not run yet."""
-    if _will_start(system):
-        return "nfsdcld"
-    legacy = _has_legacy(system)
-    if legacy and _helper(system):
-        return "nfsdcltrack"
-    if legacy and (_kernel_directory(system)
-                   or os.path.isdir(system.path(f"{_STATE}/v4recovery"))):
-        return "v4recovery"
+    kind = "nfsdcld" if _will_start(system) else _older(system)
+    if kind is not None:
+        return kind
     raise MissingError(
         "nothing keeps NFSv4 recovery records on this node: nfsdcld is not installed or masked"
-        + ("" if legacy else " and this kernel has no other way")
+        + ("" if _has_legacy(system) else " and this kernel has no other way")
         + "; install it (nfs-kernel-server, nfs-utils) and unmask nfsdcld.service, or set "
         "nfs_versions=3 if this server does not offer NFSv4")
+
+
+def _older(system: System) -> str | None:
+    """Which of the older forms nfsd takes when it does not find nfsdcld, if any."""
+    if not _has_legacy(system):
+        return None
+    if _helper(system):
+        return "nfsdcltrack"
+    directory = _kernel_directory(system) or _DIRECTORY
+    return "v4recovery" if os.path.isdir(system.path(directory)) else None
+
+
+def fallback(system: System) -> Store | None:
+    """The store to which nfsd turns, without a word, when nfsdcld is not ready in time."""
+    kind = _older(system)
+    return find(system, kind) if kind is not None else None
+
+
+def start_daemon(system: System) -> None:
+    """Have systemd start nfsdcld ahead of nfsd, which gives it a second from there."""
+    if units.exists(system, _UNIT):
+        units.start(system, _UNIT)
 
 
 def _will_start(system: System) -> bool:

@@ -92,8 +92,11 @@ class RecoveryMirror:
 
     def __init__(self, store: Store, held: Held) -> None:
         self.store, self.held = store, held
+        self._own = store
         #: nfsdcld itself works in the holding directory: there is nothing to copy.
         self.direct = store.path == held.database.path
+        #: Where nfsd keeps its records instead ("nothing": nowhere), "" while it uses nfsdcld.
+        self.fallen_back = ""
         self.clients: dict[str, tuple[bytes, bytes]] = recovery.by_name(held.read() or {})
         #: Additions that are not durable yet, and names that this node has no more.
         self._new: dict[str, tuple[bytes, bytes]] = {}
@@ -101,6 +104,10 @@ class RecoveryMirror:
         #: Names that went with an epoch, and whose clients have a lease.
         self._spared: set[str] = set()
         self._first = self._lag = True
+
+    def __str__(self) -> str:
+        """The store that is followed, as from_text() reads it."""
+        return f"{self.store.kind} {self.store.directory}"
 
     def touch(self, settled: Callable[[], bool]) -> int:
         """Take in what has changed on the node; returns how many records were written or removed.
@@ -137,6 +144,22 @@ class RecoveryMirror:
         self._new.clear()
         self._lag = True
         return count
+
+    def find_nfsd(self) -> bool:
+        """Follow the store that nfsd, which runs by now, has taken; whether it is a new one."""
+        system = self.held.holding.system
+        if self._own.kind != "nfsdcld":
+            return False
+        other: Store | None = self._own
+        self.fallen_back = ""
+        if tracking.in_use(system) == "legacy":
+            other = tracking.fallback(system)
+            self.fallen_back = other.kind if other is not None else "nothing"
+        if other is None or other.path == self.store.path:
+            return False
+        self.store, self._first = other, True
+        self.direct = other.path == self.held.database.path
+        return True
 
     def prepare(self) -> None:
         """Do once what the next client needs, without a client: OpenSSL alone takes its time."""

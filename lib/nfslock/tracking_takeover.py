@@ -179,8 +179,22 @@ class Takeover:
         placeholder = {recovery.PLACEHOLDER: b""} if self._needs_placeholder(store) else {}
         if merged or placeholder or store.read() is not None:
             store.replace({**merged, **placeholder})
+        if store.kind == "nfsdcld":
+            self._ready_nfsdcld(merged, known is not None)
         held.is_served_on(node)
         return merged
+
+    def _ready_nfsdcld(self, merged: Clients, has_history: bool) -> None:
+        """Have nfsdcld up before nfsd comes, and the records where nfsd looks if it is not.
+
+        On a busy node nfsdcld may take longer than nfsd waits. What an earlier stay has left in the
+        other place must let nobody reclaim; a first start leaves it for nfsdcld to import.
+        """
+        other = tracking.fallback(self.system)
+        if other is not None and has_history:
+            other.replace(merged)
+        if not self.direct:
+            tracking.start_daemon(self.system)
 
     def _needs_placeholder(self, store: Store) -> bool:
         """Whether NFSv3 clients can reclaim under nfsd's grace period only.

@@ -64,11 +64,20 @@ def reload(system: System) -> None:
 
 def restart(system: System, unit: str) -> None:
     """Make systemd restart the unit; returns when that is queued. Error when systemd refuses."""
-    if not _restarted(unit):
-        system.checked("systemctl", "--no-block", "restart", unit)
+    _queue(system, "RestartUnit", "restart", unit)
 
 
-def _restarted(unit: str) -> bool:
+def start(system: System, unit: str) -> None:
+    """Make systemd start the unit if it is not active; like restart()."""
+    _queue(system, "StartUnit", "start", unit)
+
+
+def _queue(system: System, method: str, verb: str, unit: str) -> None:
+    if not _called(method, unit):
+        system.checked("systemctl", "--no-block", verb, unit)
+
+
+def _called(method: str, unit: str) -> bool:
     """Whether systemd has taken the request from us, by sd_bus_call_method(3).
 
     systemctl does no more, but to load it takes a quarter of a start's time on a node that has not
@@ -86,7 +95,7 @@ def _restarted(unit: str) -> bool:
         return False
     code = systemd.sd_bus_call_method(
         bus, b"org.freedesktop.systemd1", b"/org/freedesktop/systemd1",
-        b"org.freedesktop.systemd1.Manager", b"RestartUnit", None, None, b"ss", unit.encode(),
+        b"org.freedesktop.systemd1.Manager", method.encode(), None, None, b"ss", unit.encode(),
         b"replace")
     systemd.sd_bus_flush_close_unref(bus)
     return bool(code >= 0)

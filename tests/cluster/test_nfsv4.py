@@ -374,3 +374,36 @@ def test_older_forms(
     trial.power_cut()
     trial.start(trial.other())
     record.finish(trial, trial.verdict())
+
+
+@pytest.mark.scenario("planned move, nfsdcld is not ready when nfsd starts: {elsewhere}")
+@pytest.mark.skipif(SUITE == "unstable", reason="its kernel keeps the records nowhere else")
+@pytest.mark.parametrize(("protocol", "elsewhere"), [
+    ("4.1", "records where nfsd looks then"), ("4.1", "control, without"),
+    pytest.param("4.0", "records where nfsd looks then", marks=pytest.mark.full),
+])  # fmt: skip
+def test_nfsdcld_is_not_ready(rig: Rig, record: Record, protocol: str, elsewhere: str) -> None:
+    """nfsd turns to an older form without a word. The next move, from what it keeps there."""
+    trial = steady(rig, protocol)
+    trial.protected = "control" not in elsewhere
+    trial.allowed.append("did not find nfsdcld ready")
+    trial.fault()
+    trial.stop()
+    node, before = trial.other(), trial.resources[:2]
+    service.by_hand(node, before, "start")
+    node.wait_until("grep -qs inotify /proc/$(pgrep -x nfsdcld)/fdinfo/*", 30)  # started ahead
+    node.run("pkill -STOP -x nfsdcld")
+    if not trial.protected:
+        node.run("rm -rf /var/lib/nfs/v4recovery/* /var/lib/nfs/nfsdcltrack")
+    trial.start(node, first=len(before))
+    node.run("pkill -CONT -x nfsdcld")
+    assert "Using nfsdcld" not in node.out("journalctl", "-b", "-k")
+    if trial.protected:
+        trial.wait_held()
+        ours = service.nfslock(trial.resources)
+        node.wait_until("nfslock status | grep -Eq 'v4_tracking  (nfsdcltrack|v4recovery)'", 30)
+        said = service.call(node, ours, "monitor")
+        assert said.rc == 190 and "nfsdcld ready" in said.output, said
+        trial.stop()
+        trial.start(trial.other())
+    record.finish(trial, trial.verdict())

@@ -25,7 +25,7 @@ LAYERS = [
     {"tracking_mirror", "tracking_direct", "tracking_takeover",
      "mirror", "statd_watch", "lockd_watch", "readiness", "announce", "supervise", "monitor",
      "deep", "start", "stop", "callout_server", "setup_node", "leave", "mark", "neighbours"},
-    {"agent", "cli", "propagate", "propagator", "callout", "__main__"},
+    {"agent", "cli", "propagate", "propagator", "report", "callout", "__main__"},
 ]
 PURE = LAYERS[0]
 #: What costs more at start-up than a whole monitor may (facts: measured imports).

@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfslock import birthday, kernel_tables, recovery
+from nfslock import birthday, kernel_tables, recovery, tracking
 from nfslock.errors import ConfigError, Error, NodeError
 from nfslock.holding import Holding
 from nfslock.owner import Owner
 from nfslock.system import System
 from nfslock.tracking import find
 from nfslock.tracking_directory import Directory
-from nfslock.tracking_mirror import Held
+from nfslock.tracking_mirror import Held, RecoveryMirror
 from nfslock.tracking_nfsdcld import Nfsdcld
 from nfslock.tracking_nfsdcltrack import Nfsdcltrack
 
@@ -417,6 +417,53 @@ def test_a_directory_gets_the_clients_of_a_database(tmp_path: Path, cld: Nfsdcld
     assert again.read() == {b"hash:%s\0" % hashlib.md5(one).hexdigest().encode(): b""
                             for one in (A, C)}
     assert recovery.union(again.read() or {}, cld.read() or {}) == {A: HASH, C: b""}
+
+
+# -- nfsd does not find nfsdcld ready ------------------------------------------------------
+
+
+def test_the_records_of_an_nfsd_without_nfsdcld_are_followed(tmp_path: Path) -> None:
+    """Where it keeps them then, and nfsdcld's again once it has found it."""
+    nfsd, pipes = tmp_path / "proc/fs/nfsd", tmp_path / "run/rpc_pipefs/nfsd"
+    elsewhere, holding = tmp_path / "var/lib/nfs/v4recovery", tmp_path / "holding"
+    for place in (tmp_path / "proc/self", nfsd, pipes, elsewhere, holding):
+        place.mkdir(parents=True)
+    (tmp_path / "proc/self/mountinfo").write_text(
+        "30 20 0:40 / /run/rpc_pipefs rw - rpc_pipefs sunrpc rw\n")
+    (nfsd / "threads").write_text("8\n")
+    (nfsd / "nfsv4recoverydir").write_text("/var/lib/nfs/v4recovery\n")
+    (pipes / "cld").touch()
+    system = System(str(tmp_path))
+    Nfsdcld(system, "/var/lib/nfs/nfsdcld").replace({A: HASH, B: b""})
+    keeper = Holding(system, "/holding", "service")
+    keeper.claim(Owner("service", "a", "boot", 1, 1))
+    mirror = RecoveryMirror(Nfsdcld(system, "/var/lib/nfs/nfsdcld"), Held(system, keeper))
+    mirror.touch(lambda: True)
+    assert not mirror.find_nfsd() and not mirror.fallen_back
+
+    (pipes / "cld").unlink()
+    (elsewhere / hashlib.md5(A).hexdigest()).mkdir()
+    (elsewhere / hashlib.md5(C).hexdigest()).mkdir()
+    assert mirror.find_nfsd() and not mirror.find_nfsd()
+    assert (str(mirror), mirror.fallen_back) == ("v4recovery /var/lib/nfs/v4recovery", "v4recovery")
+    mirror.touch(lambda: True)
+    hashed = recovery.hashed(hashlib.md5(C).hexdigest())
+    assert mirror.held.read() == {A: HASH, hashed: b""}
+
+    (pipes / "cld").touch()
+    assert mirror.find_nfsd() and not mirror.fallen_back
+    assert mirror.store.kind == "nfsdcld"
+
+
+def test_a_kernel_without_the_older_forms_keeps_nothing(tmp_path: Path) -> None:
+    nfsd = tmp_path / "proc/fs/nfsd"
+    for place in (nfsd, tmp_path / "var/lib/nfs/v4recovery"):
+        place.mkdir(parents=True)
+    (nfsd / "threads").write_text("8\n")
+    assert tracking.fallback(System(str(tmp_path))) is None
+    (nfsd / "nfsv4recoverydir").write_text("/var/lib/nfs/v4recovery\n")
+    found = tracking.fallback(System(str(tmp_path)))
+    assert found is not None and found.path == "/var/lib/nfs/v4recovery"
 
 
 # -- which one -----------------------------------------------------------------------------

@@ -59,15 +59,13 @@ def check_statd(lacks: list[str]) -> None:
 def check_v4(system: System, config: Config, store: str) -> None:
     """Error unless NFSv4 clients could reclaim elsewhere: records, tracking, times and scope."""
     kind, _, directory = store.partition(" ")
-    if kind == "nfsdcld" and tracking.in_use(system) == "legacy":
-        other = tracking.fallback(system)
-        if other is None:
-            raise errors.Error(
-                "nfsd did not find nfsdcld ready within a second of its start, and this kernel has "
-                "no other way to keep NFSv4 recovery records: NFSv4 clients cannot reclaim after a "
-                "failover; restart the service here")
-        kind, directory = other.kind, other.directory
-    lacking = _lasting(lambda: _lacking_v4(system, config.holding_dir, kind, directory))
+    taken = tracking.taken(system, tracking.at(system, kind, directory, live=True))
+    if taken is None:
+        raise errors.Error(
+            "nfsd did not find nfsdcld ready within a second of its start, and this kernel has no "
+            "other way to keep NFSv4 recovery records: NFSv4 clients cannot reclaim after a "
+            "failover; restart the service here")
+    lacking = _lasting(lambda: _lacking_v4(system, config.holding_dir, taken))
     if lacking:
         raise errors.Error(
             f"{config.holding_dir}: the NFSv4 recovery records of {len(lacking)} clients are "
@@ -81,9 +79,9 @@ def check_v4(system: System, config: Config, store: str) -> None:
             system, config.ip[0], scope.wanted(system, config.server_scope, config.ip[0]))
 
 
-def _lacking_v4(system: System, path: str, kind: str, directory: str) -> set[str]:
+def _lacking_v4(system: System, path: str, store: tracking.Store) -> set[str]:
     """The names of clients whose records the holding directory lacks."""
-    local = tracking.at(system, kind, directory, live=True).read() or {}
+    local = store.read() or {}
     held = Held(system, Holding(system, path, "")).read() or {}
     return {*recovery.by_name(local)} - {*recovery.by_name(held)}
 

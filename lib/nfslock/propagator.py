@@ -129,12 +129,12 @@ class Propagator:
         inotify.add(self.system.path(directory), created=True)
 
     def _find_store(self, recovery: RecoveryMirror) -> None:
-        self._nfsd_is_new = False
         if recovery.find_nfsd():
             ocf.logger.warning("nfsd keeps its NFSv4 records in %s now%s", recovery.store.path,
                                ": nfsdcld was not ready in time" if recovery.fallen_back else "")
             if self.inotify is not None:
                 self._watch_store(self.inotify, recovery.store.directory)
+        self._nfsd_is_new = False
 
     def _answer_callouts(self) -> None:
         try:

@@ -99,6 +99,13 @@ def fallback(system: System) -> Store | None:
     return find(system, kind) if kind is not None else None
 
 
+def taken(system: System, expected: Store) -> Store | None:
+    """The store that the running nfsd has taken where this one was expected; None: it has none."""
+    if expected.kind == "nfsdcld" and in_use(system) == "legacy":
+        return fallback(system)
+    return expected
+
+
 def start_daemon(system: System) -> None:
     """Have systemd start nfsdcld ahead of nfsd, which gives it a second from there."""
     if units.exists(system, _UNIT):

@@ -147,14 +147,8 @@ class RecoveryMirror:
 
     def find_nfsd(self) -> bool:
         """Follow the store that nfsd, which runs by now, has taken; whether it is a new one."""
-        system = self.held.holding.system
-        if self._own.kind != "nfsdcld":
-            return False
-        other: Store | None = self._own
-        self.fallen_back = ""
-        if tracking.in_use(system) == "legacy":
-            other = tracking.fallback(system)
-            self.fallen_back = other.kind if other is not None else "nothing"
+        other = tracking.taken(self.held.holding.system, self._own)
+        self.fallen_back = "" if other is self._own else other.kind if other else "nothing"
         if other is None or other.path == self.store.path:
             return False
         self.store, self._first = other, True

@@ -169,7 +169,7 @@ class Nfsdcld:
 
         Without a database there is nothing to drop it from.
         """
-        if self.noted(name) == on:
+        if not on and not self.noted(name):
             return
 
         def work(connection: sqlite3.Connection) -> None:

@@ -180,6 +180,12 @@ class Trial:
         """Stop the group by hand on the active node."""
         return service.by_hand(self.active, self.resources, "stop")
 
+    def move(self) -> None:
+        """A planned move of the group by hand to the other node, which is the fault."""
+        self.fault()
+        self.stop()
+        self.start(self.other())
+
     def restart_server(self) -> None:
         """Stop nfsserver and what comes after it in the group by hand, and start it again."""
         server = [resource.name for resource in self.resources].index("server")
@@ -233,10 +239,20 @@ class Trial:
     # -- what is waited for
 
     def wait_recorded(self, timeout: float = 60) -> None:
-        """Wait until nfslock knows the client's connection, as after some seconds of service."""
-        self.active.wait_until(
-            f"grep -q ' 2049 {layout.CLIENT.addresses['data']} ' {layout.HOLDING}/connections",
-            timeout)
+        """Wait until nfslock knows the clients' connections, as after some seconds of service.
+
+        Of the list an older one may be left that the client has no more: all present ones count.
+        """
+
+        def all_recorded() -> bool:
+            lines = self.active.out("ss", "-4Htn", "state", "established", "sport = 2049")
+            present = {" ".join(line.split()[2:]).replace(":", " ") for line in lines.splitlines()}
+            clients = {connection.split()[2] for connection in present}
+            if layout.CLIENT.addresses["data"] not in clients:
+                return False
+            return present <= set(self.active.read(f"{layout.HOLDING}/connections").splitlines())
+
+        wait_until(all_recorded, "connections on record", timeout, pause=LOOK)
 
     def wait_held(self, timeout: float = 90) -> None:
         """Wait until the active server knows every lock that a living client holds.

@@ -108,7 +108,7 @@ class Node:
             while self.status()["phase"] != "settled":
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"the service does not stand: {self.status()}")
-                time.sleep(0.2)
+                time.sleep(0.2)  # what is waited for needs the processor more
             answering.kill()
             yield
         finally:

@@ -88,7 +88,7 @@ def one_more(number: int) -> list[Row]:
             watch.read()
         delays.append((time.perf_counter() - start) * 1000)
         disk.append(own_write(HOLDING.with_name(f"own.{n}"), rig.record(client)) * 1000)
-        time.sleep(0.01)
+        time.sleep(0.01)  # the directory's fsync: the next record shall not wait for it
         watch.read()
     watch.close()
     rows = []

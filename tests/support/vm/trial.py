@@ -404,9 +404,11 @@ class Trial:
                 owner.wait_for("wrote", "error", after=self.fault_at + 0.5, timeout=240)
             self.wait_reclaimed()
         files = self.held_files()
-        if len(audits.exclusion(self)) < len(files):  # else grace is over, and the rivals have them
-            assert audits.not_held(self) == files  # in grace nobody else can have them, either
+        unknown = audits.not_held(self)
+        if self.in_grace() or self.v4_in_grace():  # so it was then: nobody else could have them
+            assert unknown == files
             self.end_grace()
+        if len(audits.exclusion(self)) < len(files):  # else the rivals have had them
             self.local_rival().wait_for("granted", count=len(files))
         assert len(audits.exclusion(self)) >= len(files)
 

@@ -94,7 +94,7 @@ def test_planned_move(rig: Rig, record: Record, protocol: str, kind: str) -> Non
     trial = steady(rig, protocol, kind == "on")
     outcome = ""
     for _ in range(2 if trial.protected else 1):
-        trial.move()
+        trial.move_by_hand()
         outcome = trial.verdict()
         trial.dismiss_local_rivals()
     record.finish(trial, outcome)
@@ -104,7 +104,7 @@ def test_planned_move(rig: Rig, record: Record, protocol: str, kind: str) -> Non
 @rows("3", *NFSV4, quick=QUICK, full=("4.2-on",))
 def test_two_failovers_within_grace(rig: Rig, record: Record, protocol: str, kind: str) -> None:
     trial = steady(rig, protocol, kind == "on")
-    trial.move()
+    trial.move_by_hand()
     if trial.protected:
         trial.wait_held()
         assert trial.in_grace()

@@ -346,7 +346,7 @@ def test_direct(rig: Rig, record: Record, protocol: str) -> None:
 @each_version
 def test_direct_move(rig: Rig, record: Record, protocol: str) -> None:
     trial = steady(rig, protocol, v4_records="direct")
-    trial.move()
+    trial.move_by_hand()
     trial.wait_held()
     trial.power_cut()
     trial.start(trial.other())
@@ -402,5 +402,5 @@ def test_nfsdcld_is_not_ready(rig: Rig, record: Record, protocol: str, elsewhere
         node.wait_until("nfslock status | grep -Eq 'v4_tracking  (nfsdcltrack|v4recovery)'", 30)
         said = service.call(node, ours, "monitor")
         assert said.rc == 190 and "nfsdcld ready" in said.output, said
-        trial.move()
+        trial.move_by_hand()
     record.finish(trial, trial.verdict())

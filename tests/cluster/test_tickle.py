@@ -35,7 +35,7 @@ QUIET = 2.0
 def serve_on_both(trial: Trial) -> None:
     """Move the service to the other node and back."""
     for _ in layout.NODES:
-        trial.move()
+        trial.move_by_hand()
         trial.wait_held()
         trial.wait_io()
 

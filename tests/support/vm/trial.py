@@ -180,8 +180,8 @@ class Trial:
         """Stop the group by hand on the active node."""
         return service.by_hand(self.active, self.resources, "stop")
 
-    def move(self) -> None:
-        """A planned move of the group by hand to the other node, which is the fault."""
+    def move_by_hand(self) -> None:
+        """Move the group to the other node, as planned; this is the fault."""
         self.fault()
         self.stop()
         self.start(self.other())

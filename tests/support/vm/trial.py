@@ -250,7 +250,8 @@ class Trial:
             clients = {connection.split()[2] for connection in present}
             if layout.CLIENT.addresses["data"] not in clients:
                 return False
-            return present <= set(self.active.read(f"{layout.HOLDING}/connections").splitlines())
+            recorded = self.active.run(f"cat {layout.HOLDING}/connections", check=False).out
+            return present <= set(recorded.splitlines())  # no file yet: none
 
         wait_until(all_recorded, "connections on record", timeout, pause=LOOK)
 

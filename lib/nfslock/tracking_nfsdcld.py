@@ -169,6 +169,7 @@ class Nfsdcld:
 
         Without a database there is nothing to drop it from.
         """
+        # To drop one is asked for again and again, to keep one once, and a start waits for that.
         if not on and not self.noted(name):
             return
 

@@ -19,7 +19,7 @@ from .callout_server import CalloutServer
 from .events import Addresses, Inotify
 from .holding import Holding
 from .lockd_watch import LockdWatch
-from .loop import Loop
+from .loop import Loop, collect_rarely
 from .mirror import Mirror
 from .owner import Owner
 from .runtime import Runtime
@@ -248,9 +248,7 @@ class Propagator:
                     return
             self._sweeping, self.problem = None, ""
             if not self._swept:
-                # The records stay: to look for garbage among them would take long, again and again.
-                gc.enable()
-                gc.freeze()
+                collect_rarely()
                 self._next_status, self._prepare_at = 0.0, now + _STAND_BACK
             self._swept = True
 

@@ -47,7 +47,7 @@ class Roster:
         left = 0
         for job in jobs:
             if not job.is_done:
-                job.keys += (key,)
+                job.keys = (*job.keys, key)
                 left += 1
         if not jobs:
             self._unreachable.append(key)
@@ -63,8 +63,9 @@ class Roster:
         for address in addresses:
             if address in self._jobs:
                 return self._jobs[address]
-        vips = self._vips[_ipv6(addresses[0])]
-        jobs = self._jobs[addresses[0]] = [self._notifier.add(vip, addresses) for vip in vips]
+        jobs = self._jobs[addresses[0]] = []
+        for vip in self._vips[_ipv6(addresses[0])]:
+            jobs.append(self._notifier.add(vip, addresses))
         return jobs
 
     def collect(self) -> list[str]:

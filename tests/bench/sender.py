@@ -8,7 +8,6 @@ used from then on: the propagator, which does this in earnest, runs already by t
 
 from __future__ import annotations
 
-import gc
 import json
 import resource
 import select
@@ -17,6 +16,7 @@ import time
 
 sys.path.insert(0, sys.argv[1])
 
+from nfslock.loop import collect_rarely
 from nfslock.notify_io import NotifySockets
 from nfslock.notify_job import Vip
 
@@ -28,7 +28,7 @@ def main() -> None:
         clients = names.read().split()
     until, end = int(sys.argv[4]), time.monotonic() + float(sys.argv[5])
     began, used = time.monotonic(), time.process_time()
-    gc.freeze()  # as the propagator does
+    collect_rarely()  # as the propagator does
     sender = NotifySockets(vips, clients, 7)
     poll = select.poll()
     for descriptor in sender.filenos():

@@ -8,6 +8,7 @@ is counted and made good by a sweep. A client is notified, or it is still on the
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -48,9 +49,10 @@ class Attached:
         wait_until(lambda: "TracerPid:\t0" not in status.read_text(), "strace attached")
 
     def detach(self) -> None:
-        """Let the process, if there still is one, go on without."""
+        """Let the process, if there still is one, go on without; else strace ends by itself."""
         for process in self.node.find("strace", "-p"):
-            process.terminate()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
         try:
             self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:

@@ -88,10 +88,10 @@ def start(observed: Observed, wanted: Wanted) -> list[Step]:
         *([Step("merge_v4", before, "NFSv4 recovery records put in place")] if wanted.v4 else []),
         Step("merge", {**observed.held, **seed}, "records put in place for rpc.statd"),
         # First: the callout of a client that comes with statd finds it. And what systemd does for
-        # statd then, which nobody waits for here, takes no time from it.
+        # the daemons then, which nobody waits for here, takes no time from it.
         Step("start_propagator", owner, "propagator started"),
         Step("await_propagator", owner, "propagator ready"),
-        Step("start_statd", None, "rpc.statd up"),
+        Step("start_statd", None, "rpc.statd up, and nfsdcld ahead of nfsd"),
         Step("start_nfsd", None, "nfsd up again if it was"),
     ]
     if not observed.exists:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import os
 
-from . import birthday, delegations, errors, params, plain_json, plan, report, supervise
+from . import errors, params, plain_json, plan, report, supervise
 from ._vendor import ocf
 from .announce import Announcement
 from .callout_server import CalloutServer
@@ -22,11 +22,11 @@ from .lockd_watch import LockdWatch
 from .loop import Loop, collect_rarely
 from .mirror import Mirror
 from .owner import Owner
+from .recovery_watch import RecoveryWatch
 from .runtime import Runtime
 from .statd_watch import StatdWatch
 from .system import System
 from .tickle_io import Tickler
-from .tracking_mirror import RecoveryMirror, from_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _STATUS_PAUSE = 0.1
 #: Seconds that are left to a start to end in, and to clients to be told and to reclaim in.
 _STAND_BACK = 0.3
+#: Seconds until nfsd's records are looked at where the start has not waited for that.
+_SECOND_SWEEP = 0.1
 #: Seconds of a sweep between two looks at whether a callout has come.
 _SLICE = 0.005
 
@@ -64,11 +66,12 @@ class Propagator:
         self.identity = f"{os.getpid()}:{system.start_time(os.getpid())}"
         self.loop, self.addresses = Loop(), Addresses()
         self.loop.listen(self.addresses, self._addresses_changed)
-        self.recovery: RecoveryMirror | None = None
-        if given.get("v4_store"):
-            self.recovery = from_text(system, given["v4_store"], self.holding)
         self.inotify: Inotify | None = None
         self._watch()
+        self.recovery: RecoveryWatch | None = None
+        if given.get("v4_store"):
+            self.recovery = RecoveryWatch(
+                runtime, self.holding, given["v4_store"], self._settled, self._watch_store)
         self.callouts: CalloutServer | None = None
         self._answer_callouts()
         statd = StatdWatch(system, self.statd_dir, self.config.ip[0])
@@ -92,10 +95,6 @@ class Propagator:
         self._prepare_at = float("inf")
         #: When the next sweep is due since the service has come to stand in this one.
         self._due_by = float("inf")
-        #: Whether nfsd may have chosen anew where it keeps its records.
-        self._nfsd_is_new = False
-        #: Whether no NFSv4 client has a delegation any more.
-        self._no_delegations = False
         #: How many clients statd's callout let through unconfirmed before the last whole sweep.
         self.caught_up = 0
         self._next_sweep = self.last_sweep = system.monotonic()
@@ -114,27 +113,26 @@ class Propagator:
             inotify = Inotify()
             inotify.add(self.system.path(f"{self.statd_dir}/sm"))
             inotify.add(self.system.path(os.path.dirname(self.system.etab)))
-            if self.recovery is not None:
-                self._watch_store(inotify, self.recovery.store.directory)
         except OSError as error:
-            ocf.logger.warning(
-                "inotify does not work (%s): new records are found by the sweep only, every %g s; "
-                "raise fs.inotify.max_user_watches", error.strerror, self.config.propagate_interval)
+            self._found_by_sweeps("records", error)
             return
         self.inotify = inotify
         self.loop.listen(inotify, self._files_changed)
 
-    def _watch_store(self, inotify: Inotify, directory: str) -> None:
+    def _watch_store(self, directory: str) -> None:
+        if self.inotify is None:
+            return
         self.system.make_directory(directory)
-        inotify.add(self.system.path(directory), created=True)
+        try:
+            self.inotify.add(self.system.path(directory), created=True)
+        except OSError as error:
+            self._found_by_sweeps("clients", error)
 
-    def _find_store(self, recovery: RecoveryMirror) -> None:
-        if recovery.find_nfsd():
-            ocf.logger.warning("nfsd keeps its NFSv4 records in %s now%s", recovery.store.path,
-                               ": nfsdcld was not ready in time" if recovery.fallen_back else "")
-            if self.inotify is not None:
-                self._watch_store(self.inotify, recovery.store.directory)
-        self._nfsd_is_new = False
+    def _found_by_sweeps(self, what: str, error: OSError) -> None:
+        ocf.logger.warning(
+            "inotify does not work (%s): new %s are found by the sweep only, every %g s; "
+            "raise fs.inotify.max_user_watches", error.strerror, what,
+            self.config.propagate_interval)
 
     def _answer_callouts(self) -> None:
         try:
@@ -163,10 +161,9 @@ class Propagator:
             self.mirror.distrust()
         elif names:
             self._guarded(lambda: self.mirror.touch(names))
-        mirror = self.recovery
-        if mirror is not None and any(
-                directory == self.system.path(mirror.store.directory) for directory, _ in changed):
-            self._guarded(lambda: mirror.touch(self._settled))
+        if self.recovery is not None and any(
+                directory == self.system.path(self.recovery.directory) for directory, _ in changed):
+            self._guarded(self.recovery.touch)
 
     def _watched(self) -> bool:
         """Whether inotify tells of statd's directory: it may be another one by now (one call)."""
@@ -182,7 +179,8 @@ class Propagator:
         self.tickler.advertise()
         soon = self.system.monotonic() + _STAND_BACK
         self._due_by = self._next_sweep = min(self._next_sweep, soon)
-        self._nfsd_is_new = True
+        if self.recovery is not None:
+            self.recovery.stands()
 
     def _settled(self) -> bool:
         """Whether the service stands, with the addresses as they are now."""
@@ -227,18 +225,13 @@ class Propagator:
         self.caught_up = missed
         self.lockd.check()
         if self.recovery is not None:
-            if self._nfsd_is_new:
-                self._find_store(self.recovery)
-            yield from self.recovery.steps(self._settled)
-            if self._settled():
-                self._no_delegations = delegations.follow(
-                    self.runtime, self.recovery.held.database, self._no_delegations)
+            yield from self.recovery.sweep()
         self.mirror.expire(
             plan.patience(self.config.propagate_interval), self.announcement.ready_since)
         self.announcement.flush()
         self.holding.keep_reserve()
-        if self.recovery is not None and self._settled():
-            birthday.note(self.system, self.holding)
+        if self.recovery is not None:
+            self.recovery.note_birthday()
 
     def _advance(self, now: float) -> None:
         """Go on with the sweep for a slice of time."""
@@ -258,7 +251,10 @@ class Propagator:
         # A long one is told of on its way, or monitor would take us for stuck.
         self._stale |= self.last_sweep >= self._next_status + self.config.propagate_interval
         if self._sweeping is None:
-            self._next_sweep = min(self._due_by, now + self.config.propagate_interval)
+            pause = self.config.propagate_interval
+            if self.recovery is not None and self.recovery.is_waiting:
+                pause = min(pause, _SECOND_SWEEP)
+            self._next_sweep = min(self._due_by, now + pause)
             self._stale = True
 
     # -- the loop --------------------------------------------------------------------------

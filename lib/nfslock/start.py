@@ -122,7 +122,7 @@ class Start:
         statd.stop(self.system, found)
 
     def _start_statd(self) -> None:
-        statd.start(self.system, self.statd_dir, self.config.ip[0])
+        statd.start(self.system, self.statd_dir, self.config.ip[0], besides=self.v4.daemons())
         self.runtime.remove(STATD_DOWN)
 
     def _merge(self, held: Mapping[str, bytes]) -> None:

@@ -18,7 +18,7 @@ from .system import System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     Lines = dict[tuple[str, str], bytes]
 
@@ -151,23 +151,26 @@ def stop(system: System, found: Iterable[int]) -> None:
             raise Error(f"rpc.statd (pid {pid}) does not end: is its disk hanging?")
 
 
-def start(system: System, directory: str, name: str, afresh: bool = False) -> None:
+def start(system: System, directory: str, name: str, afresh: bool = False,
+          besides: Sequence[str] = ()) -> None:
     """Start rpc.statd with the records now in sm; it notifies nobody itself (statd -L).
 
     `name` is the service's (statd -n). Without systemd, the daemon itself. Where systemd runs,
     through its unit, and without waiting: whoever needs statd does (nfsserver, which comes next in
     the group; the announcement, see statd_watch). `afresh`: have systemd read our drop-in again.
+    `besides`: units to be started with it.
     """
     argv = _command(system, directory, name)
     if not units.exists(system, UNIT):
         system.checked(*argv)
+        units.start(system, besides)
         return
     place, file_name = os.path.split(_arguments_file(system))
     text = f"NFSLOCK_STATD={' '.join(argv[1:])}\n"
     system.write(place, {file_name: text.encode()}, Like(0o644), durable=False)
     if afresh or not units.has_drop_in(system, UNIT, drop_in(system)):
         units.put_drop_in(system, UNIT, drop_in(system))
-    units.restart(system, UNIT)
+    units.start(system, besides, restart=UNIT)
 
 
 def is_as_asked(system: System, directory: str, name: str) -> bool:

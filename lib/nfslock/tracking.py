@@ -106,10 +106,9 @@ def taken(system: System, expected: Store) -> Store | None:
     return expected
 
 
-def start_daemon(system: System) -> None:
-    """Have systemd start nfsdcld ahead of nfsd, which gives it a second from there."""
-    if units.exists(system, _UNIT):
-        units.start(system, _UNIT)
+def daemons(system: System, store: Store) -> list[str]:
+    """The units whose daemons keep this store; nfsd gives nfsdcld a second to be there."""
+    return [_UNIT] if store.kind == "nfsdcld" and units.exists(system, _UNIT) else []
 
 
 def _will_start(system: System) -> bool:

@@ -65,7 +65,7 @@ class Held:
     def is_served_on(self, node: str) -> None:
         """Note that this node's store was put in place; replace() forgets it. Durable."""
         self.holding.check_owner()
-        self.holding.spending(lambda: self.database.note(f"{SERVED}{node}", True))
+        self.holding.spending(lambda: self.database.served_on(node))
 
     def change(self, add: Clients, drop: list[bytes]) -> None:
         """Hold these, too, and those no more. Durable; Fenced when there is a newer owner."""

@@ -39,6 +39,8 @@ class Nfsdcld:
         self.path = f"{directory}/main.sqlite"
         self._token: object = None
         self._rows: Clients = {}
+        #: What read() found last, and the notes beside it, for as long as the file is the same.
+        self._seen: tuple[object, Clients, frozenset[str]] = (None, {}, frozenset())
         self._view: object = None
         #: Whether an epoch came or went between the last two calls of follow().
         self.turned = False
@@ -51,15 +53,20 @@ class Nfsdcld:
 
         That is recovery and current together: who has come back, and who still may.
         """
-        if tracking_sqlite.token(self.system, self.path) is None:
+        seen = tracking_sqlite.token(self.system, self.path)
+        if seen is None:
             return None
-        return tracking_sqlite.transaction(self.system, self.path, self._read)
+        if seen != self._seen[0]:  # a start looks before and after its claim
+            self._seen = (seen, *tracking_sqlite.transaction(self.system, self.path, self._read))
+        return dict(self._seen[1])
 
-    def _read(self, connection: sqlite3.Connection) -> Clients:
+    def _read(self, connection: sqlite3.Connection) -> tuple[Clients, frozenset[str]]:
         version = self._version(connection)
         if not version:
-            return {}
-        return schema.all_rows(connection, schema.client_tables(connection, version))
+            return {}, frozenset()
+        notes = connection.execute("SELECT key FROM parameters").fetchall()
+        return (schema.all_rows(connection, schema.client_tables(connection, version)),
+                frozenset(key for key, in notes))
 
     def _version(self, connection: sqlite3.Connection) -> int:
         return tracking_sqlite.version(connection, self.path, schema.NEWEST)
@@ -136,13 +143,11 @@ class Nfsdcld:
                 held.update(schema.rows_of(connection, table))
             unwanted = [o for o in (*held, recovery.PLACEHOLDER) if o not in clients]
             schema.apply(connection, version, clients, unwanted)
-            connection.execute(f"DROP TABLE IF EXISTS {_REMOVED}")
+            self._forget_history(connection)
             if version > 2:
                 # With 1, a restarted nfsdcld would empty the table to import nfsdcltrack's.
                 connection.execute(
                     "INSERT OR REPLACE INTO parameters VALUES ('first_time', '0')")
-                connection.execute(
-                    "DELETE FROM parameters WHERE substr(key, 1, ?) = ?", (len(SERVED), SERVED))
 
         self._write(work)
 
@@ -183,14 +188,33 @@ class Nfsdcld:
 
     def noted(self, name: str) -> bool:
         """Whether there is such a note."""
-        if tracking_sqlite.token(self.system, self.path) is None:
-            return False
+        seen = tracking_sqlite.token(self.system, self.path)
+        if seen is None or seen == self._seen[0]:
+            return seen is not None and name in self._seen[2]
         return tracking_sqlite.transaction(self.system, self.path, lambda connection: bool(
             self._version(connection) and connection.execute(
                 "SELECT 1 FROM parameters WHERE key = ?", (name,)).fetchone()))
 
+    def served_on(self, node: str) -> None:
+        """Note that this node's own store has what is held, and no other's; nobody is out by now.
+
+        Durable. replace() takes the note back.
+        """
+        def work(connection: sqlite3.Connection) -> None:
+            self._prepared(connection)
+            self._forget_history(connection)
+            connection.execute("INSERT INTO parameters VALUES (?, '1')", (f"{SERVED}{node}",))
+
+        self._write(work)
+
+    @staticmethod
+    def _forget_history(connection: sqlite3.Connection) -> None:
+        connection.execute(f"DROP TABLE IF EXISTS {_REMOVED}")
+        connection.execute(
+            "DELETE FROM parameters WHERE substr(key, 1, ?) = ?", (len(SERVED), SERVED))
+
     def removed(self) -> list[bytes]:
-        """Who was taken out since the last replace()."""
+        """Who was taken out since the last replace() or served_on()."""
         def work(connection: sqlite3.Connection) -> list[bytes]:
             if _REMOVED not in tracking_sqlite.tables(connection):
                 return []

@@ -4,8 +4,7 @@
 Never a raw copy of a database (it may be torn), never SQLite's own busy handler (it starves beside
 a writer that does not pause): a lock that is taken is asked for again after 0.3 ms.
 
-Loaded when it is needed, and without the Python half of the module sqlite3, which converts dates: a
-takeover would wait for both.
+SQLite is loaded when it is needed: what serves NFSv3 alone does without.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ _COUNTER = 24
 
 def _open(system: System, path: str, mode: str, timeout: float) -> sqlite3.Connection:
     """A connection, by SQLite's URI (https://sqlite.org/uri.html, section 3.1); or Error."""
-    import _sqlite3 as sqlite3
+    from . import sqlite
 
     place = system.path(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     try:
-        return sqlite3.connect(
+        return sqlite.connect(
             f"file:{place}?mode={mode}", timeout=timeout, isolation_level=None, uri=True)
-    except sqlite3.Error as error:
+    except sqlite.Error as error:
         raise Error(f"{path}: {error}") from error
 
 

@@ -27,6 +27,7 @@ from .params import Config
 from .runtime import Runtime
 from .system import System
 from .tracking_mirror import DATABASE, Held
+from .tracking_nfsdcld import Nfsdcld
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,10 +43,11 @@ class Takeover:
         self.active = 4 in config.nfs_versions
         self.direct = config.v4_records == "direct"
         self._threads = 0
+        self._held = Held(system, holding)
         self._found: Store | None = None
         if self.active:
             # Before the propagator is forked: what is loaded by then need not be loaded again.
-            import _sqlite3  # noqa: F401
+            from . import sqlite  # noqa: F401
 
     @property
     def store(self) -> str:
@@ -77,6 +79,15 @@ class Takeover:
             return tracking.at(self.system, "nfsdcld", "/var/lib/nfs/nfsdcld")
         return found
 
+    def _find_again(self) -> Store:
+        """The same once more: nfsdcld may have come up meanwhile."""
+        before, found = self._local(), self._find()
+        if isinstance(before, Nfsdcld) and isinstance(found, Nfsdcld) and (
+                (before.path, before.live) == (found.path, found.live)):
+            return before  # which remembers what it has read
+        self._found = found
+        return found
+
     def is_ours(self, before: Owner | None) -> bool:
         """Whether a running nfsd is the one that has served the service up to now."""
         return (before is not None and not before.clean_stop
@@ -103,7 +114,7 @@ class Takeover:
             return
         self.scope()
         self._local().read()
-        Held(self.system, self.holding).read()
+        self._held.read()
         if running:
             grace.check(self.system)
         else:
@@ -122,7 +133,7 @@ class Takeover:
         else:
             grace.repairable(self.system)
         if before is not None:
-            Held(self.system, self.holding).read()
+            self._held.read()
 
     # -- the steps -------------------------------------------------------------------------
 
@@ -146,8 +157,8 @@ class Takeover:
             ocf.logger.warning("%s", changed)
         heirs = self._merge(before)
         delegations.prepare(
-            Runtime(self.system, self.holding.service), Held(self.system, self.holding).database,
-            len(heirs))
+            Runtime(self.system, self.holding.service), self._held.database, len(heirs))
+        self._held.is_served_on(self.system.node())
         if self.direct:
             tracking_direct.place(self.system, f"{self.holding.path}/{DATABASE}")
         ocf.logger.info("%d NFSv4 clients may reclaim (%s)", len(heirs), self.store)
@@ -160,9 +171,7 @@ class Takeover:
 
         The holding directory first: it is durable before the node's store loses anything.
         """
-        # Looked for again: nfsdcld may have come up meanwhile.
-        held, self._found = Held(self.system, self.holding), self._find()
-        store = self._found
+        held, store = self._held, self._find_again()
         known = held.read()
         others = self._threads > 0
         there = None if self.direct and known is not None and not others else store.read()
@@ -173,28 +182,27 @@ class Takeover:
         else:
             merged = recovery.heirs(
                 known, there, held.database.removed() if was_here else (), was_here=was_here)
-        held.replace(merged)
+        # What is held is what every takeover but the first finds there: one durable write less.
+        if self.direct or merged != held.database.read():
+            held.replace(merged)
         if self.direct:
             store = held.database
         placeholder = {recovery.PLACEHOLDER: b""} if self._needs_placeholder(store) else {}
         if merged or placeholder or store.read() is not None:
             store.replace({**merged, **placeholder})
         if store.kind == "nfsdcld":
-            self._ready_nfsdcld(merged, known is not None)
-        held.is_served_on(node)
+            self._fall_back_on(merged, known is not None)
         return merged
 
-    def _ready_nfsdcld(self, merged: Clients, has_history: bool) -> None:
-        """Have nfsdcld up before nfsd comes, and the records where nfsd looks if it is not.
+    def _fall_back_on(self, merged: Clients, has_history: bool) -> None:
+        """Have the records also where nfsd looks when nfsdcld is not ready within a second.
 
-        On a busy node nfsdcld may take longer than nfsd waits. What an earlier stay has left in the
-        other place must let nobody reclaim; a first start leaves it for nfsdcld to import.
+        What an earlier stay has left there must let nobody reclaim; a first start leaves it for
+        nfsdcld to import.
         """
         other = tracking.fallback(self.system)
         if other is not None and has_history:
             other.replace(merged)
-        if not self.direct:
-            tracking.start_daemon(self.system)
 
     def _needs_placeholder(self, store: Store) -> bool:
         """Whether NFSv3 clients can reclaim under nfsd's grace period only.
@@ -209,6 +217,15 @@ class Takeover:
                 "%s is mounted over NFSv3 on this server: lockd keeps running, so NFSv4's whole "
                 "grace period is used for NFSv3 clients, too", found[0].point)
         return bool(found)
+
+    def daemons(self) -> list[str]:
+        """The units to be started ahead of nfsd: nfsdcld may take longer than nfsd waits for it.
+
+        With v4_records=direct it runs by now.
+        """
+        if not self.active or self.direct or kernel.serving(self.system):
+            return []
+        return tracking.daemons(self.system, self._local())
 
     def start_nfsd(self) -> None:
         """Start nfsd again if it was stopped for this, with a grace period for everybody."""

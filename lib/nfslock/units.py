@@ -13,6 +13,10 @@ from . import libraries
 from .files import Like
 from .system import System
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 #: Where a unit may be, first come first served (systemd.unit(5)).
 _PLACES = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system",
            "/usr/lib/systemd/system", "/lib/systemd/system")
@@ -62,26 +66,24 @@ def reload(system: System) -> None:
     system.checked("systemctl", "daemon-reload")
 
 
-def restart(system: System, unit: str) -> None:
-    """Make systemd restart the unit; returns when that is queued. Error when systemd refuses."""
-    _queue(system, "RestartUnit", "restart", unit)
+def start(system: System, names: Sequence[str], restart: str = "") -> None:
+    """Make systemd start those units that are not active, and restart one; all at once.
+
+    Returns when that is queued. Error when systemd refuses the last of them.
+    """
+    calls = [("StartUnit", unit) for unit in names] + [("RestartUnit", restart)] * bool(restart)
+    if calls and not _called(calls):
+        for method, unit in calls:
+            verb = method.removesuffix("Unit").lower()
+            system.checked("systemctl", "--no-block", verb, unit)
 
 
-def start(system: System, unit: str) -> None:
-    """Make systemd start the unit if it is not active; like restart()."""
-    _queue(system, "StartUnit", "start", unit)
-
-
-def _queue(system: System, method: str, verb: str, unit: str) -> None:
-    if not _called(method, unit):
-        system.checked("systemctl", "--no-block", verb, unit)
-
-
-def _called(method: str, unit: str) -> bool:
-    """Whether systemd has taken the request from us, by sd_bus_call_method(3).
+def _called(calls: Sequence[tuple[str, str]]) -> bool:
+    """Whether systemd has taken the requests from us, by sd_bus_call_method(3).
 
     systemctl does no more, but to load it takes a quarter of a start's time on a node that has not
-    used it lately.
+    used it lately. Only the last request is waited for: systemd forks as soon as it has answered
+    what there is, and the rest of a start would share the processor with that.
     """
     bus = libraries.c_void_p()
     try:
@@ -93,9 +95,17 @@ def _called(method: str, unit: str) -> bool:
             return False
     except (OSError, AttributeError):  # no libsystemd, or one without this
         return False
-    code = systemd.sd_bus_call_method(
-        bus, b"org.freedesktop.systemd1", b"/org/freedesktop/systemd1",
-        b"org.freedesktop.systemd1.Manager", method.encode(), None, None, b"ss", unit.encode(),
-        b"replace")
+    whom = (b"org.freedesktop.systemd1", b"/org/freedesktop/systemd1",
+            b"org.freedesktop.systemd1.Manager")
+    code = 0
+    for number, (method, unit) in enumerate(calls, start=1):
+        what = (b"ss", unit.encode(), b"replace")
+        if number < len(calls):
+            code = systemd.sd_bus_call_method_async(
+                bus, None, *whom, method.encode(), None, None, *what)
+        else:
+            code = systemd.sd_bus_call_method(bus, *whom, method.encode(), None, None, *what)
+        if code < 0:
+            break
     systemd.sd_bus_flush_close_unref(bus)
     return bool(code >= 0)

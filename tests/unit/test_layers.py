@@ -17,14 +17,15 @@ LIBRARY = ROOT / "lib/nfslock"
 LAYERS = [
     {"errors", "values", "params", "nsm", "rpc", "owner", "plan", "roster", "notify", "notify_job",
      "tickle", "recovery", "kernel_tables", "release_plan", "named_tuple", "plain_json"},
-    {"files", "system", "signals", "sockets", "libraries"},
+    {"files", "system", "signals", "sockets", "libraries", "sqlite"},
     {"reserve", "holding", "statd", "kernel", "events", "loop", "notify_io", "resolver", "runtime",
      "tickle_io", "advertise", "units", "processes", "holders", "clients", "release", "bounded",
      "nfsconf", "grace", "delegations", "birthday", "scope", "tracking", "tracking_sqlite",
      "tracking_schema", "tracking_nfsdcld", "tracking_nfsdcltrack", "tracking_directory"},
     {"tracking_mirror", "tracking_direct", "tracking_takeover",
-     "mirror", "statd_watch", "lockd_watch", "readiness", "announce", "supervise", "monitor",
-     "deep", "start", "stop", "callout_server", "setup_node", "leave", "mark", "neighbours"},
+     "mirror", "statd_watch", "lockd_watch", "recovery_watch", "readiness", "announce",
+     "supervise", "monitor", "deep", "start", "stop", "callout_server", "setup_node", "leave",
+     "mark", "neighbours"},
     {"agent", "cli", "propagate", "propagator", "report", "callout", "__main__"},
 ]
 PURE = LAYERS[0]
@@ -90,7 +91,7 @@ def test_frequent_actions_load_nothing_heavy(action: str, tmp_path: Path) -> Non
 
 def test_a_start_loads_nothing_that_a_takeover_could_do_without() -> None:
     code = ("import sys; sys.path.insert(0, sys.argv[1]); "
-            "from nfslock import agent, propagate, start; print(*sys.modules)")
+            "from nfslock import agent, propagate, sqlite, start; print(*sys.modules)")
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code, str(ROOT / "lib")],
                           capture_output=True, text=True, check=True)
     assert not SLOW & set(done.stdout.split())

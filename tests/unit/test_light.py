@@ -55,6 +55,22 @@ def test_no_json_is_refused_as_json_refuses_it(text: str) -> None:
     assert done.stdout.decode().strip() == type(refused.value).__name__
 
 
+def test_sqlite_without_functools() -> None:
+    """With more statements than it keeps, and without harm to who wants functools later."""
+    code = ("import sys; sys.path.insert(0, sys.argv[1])\n"
+            "from nfslock import sqlite\n"
+            "assert not {'functools', 'collections', 'sqlite3'} & set(sys.modules)\n"
+            "one = sqlite.connect(':memory:')\n"
+            "found = [one.execute(f'SELECT {n % 300}').fetchone()[0] for n in range(900)]\n"
+            "assert found == [*range(300)] * 3\n"
+            "try: one.execute('SELECT')\n"
+            "except sqlite.Error: pass\n"
+            "import functools, sqlite3\n"
+            "assert functools.reduce(max, found) == 299 and sqlite3.Error is sqlite.Error\n"
+            "assert sqlite3.connect(':memory:').execute('SELECT 1').fetchall() == [(1,)]\n")
+    subprocess.run([sys.executable, "-IS", "-c", code, str(ROOT / "lib")], check=True)
+
+
 class Ours(NamedTuple):
     """A tuple with a default and a method."""
 

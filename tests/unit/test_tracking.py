@@ -20,6 +20,8 @@ from nfslock import birthday, kernel_tables, recovery, tracking
 from nfslock.errors import ConfigError, Error, NodeError
 from nfslock.holding import Holding
 from nfslock.owner import Owner
+from nfslock.recovery_watch import RecoveryWatch
+from nfslock.runtime import Runtime
 from nfslock.system import System
 from nfslock.tracking import find
 from nfslock.tracking_directory import Directory
@@ -219,6 +221,29 @@ def test_a_failed_start_does_not_make_its_node_the_last_that_served(tmp_path: Pa
     assert held.was_served_on("a") and not held.was_served_on("b")
     held.replace({A: b""})  # b's start, up to here
     assert not held.was_served_on("b") and not held.was_served_on("a")
+
+
+def test_who_serves_now_is_the_only_one_whose_store_counts(tmp_path: Path) -> None:
+    holding = Holding(System(), str(tmp_path), "svc")
+    holding.claim(Owner("svc", "b", "boot", 1, 3))
+    held = Held(System(), holding)
+    held.replace({A: b"", B: b""})
+    held.is_served_on("a")
+    held.change({}, [A])
+    held.is_served_on("b")
+    assert held.was_served_on("b") and not held.was_served_on("a")
+    assert held.database.removed() == [] and held.read() == {B: b""}
+
+
+def test_what_others_write_between_two_looks_is_seen(cld: Nfsdcld, main: Path) -> None:
+    cld.replace({A: b""})
+    assert cld.read() == {A: b""} and not cld.noted("mine")
+    Nfsdcld(System(), str(main.parent)).change({B: b""})
+    assert cld.read() == {A: b"", B: b""}
+    Nfsdcld(System(), str(main.parent)).note("mine", True)
+    assert cld.noted("mine") and cld.read() == {A: b"", B: b""}
+    (cld.read() or {}).clear()
+    assert cld.noted("mine") and cld.read() == {A: b"", B: b""}
 
 
 def test_the_copy_remembers_who_was_taken_out(cld: Nfsdcld, main: Path) -> None:
@@ -464,6 +489,60 @@ def test_a_kernel_without_the_older_forms_keeps_nothing(tmp_path: Path) -> None:
     (nfsd / "nfsv4recoverydir").write_text("/var/lib/nfs/v4recovery\n")
     found = tracking.fallback(System(str(tmp_path)))
     assert found is not None and found.path == "/var/lib/nfs/v4recovery"
+
+
+# -- the propagator's part -----------------------------------------------------------------
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> RecoveryWatch:
+    """The watch of a start that has put A in place; nfsd does not run."""
+    (tmp_path / "proc/fs/nfsd").mkdir(parents=True)
+    (tmp_path / "proc/fs/nfsd/threads").write_text("0\n")
+    system = System(str(tmp_path))
+    (tmp_path / "holding").mkdir()
+    holding = Holding(system, "/holding", "service")
+    holding.claim(Owner("service", "a", "boot", 1, 1))
+    Held(system, holding).replace({A: b""})
+    Nfsdcld(system, "/nfsdcld").replace({A: b""})
+    return make_watch(system, holding)
+
+
+def make_watch(system: System, holding: Holding) -> RecoveryWatch:
+    directories: list[str] = []
+    watch = RecoveryWatch(Runtime(system, "service"), holding, "nfsdcld /nfsdcld", lambda: False,
+                          directories.append)
+    assert directories == [watch.directory] == ["/nfsdcld"]
+    return watch
+
+
+def test_a_start_does_not_wait_for_what_cannot_have_changed(watch: RecoveryWatch) -> None:
+    watch.touch()  # nfsdcld has come up beside it
+    assert list(watch.sweep()) == [] and watch.is_waiting
+    assert watch.status() == {"v4_records": "", "v4_store": "nfsdcld /nfsdcld", "v4_fallback": ""}
+    list(watch.sweep())
+    assert not watch.is_waiting and watch.status()["v4_records"] == 1
+
+
+@pytest.mark.parametrize("event", ["sweep", "touch"])
+def test_an_nfsd_that_runs_is_looked_at_at_once(
+    watch: RecoveryWatch, tmp_path: Path, event: str
+) -> None:
+    (tmp_path / "proc/fs/nfsd/threads").write_text("8\n")
+    Nfsdcld(watch.runtime.system, "/nfsdcld").change({B: b""})
+    if event == "sweep":  # of a propagator that was started again
+        watch = make_watch(watch.runtime.system, watch.holding)
+        list(watch.sweep())
+    else:
+        watch.touch()
+    assert Held(watch.runtime.system, watch.holding).read() == {A: b"", B: b""}
+
+
+def test_a_service_that_stands_is_looked_at_with_the_next_sweep(watch: RecoveryWatch) -> None:
+    Nfsdcld(watch.runtime.system, "/nfsdcld").change({B: b""})
+    watch.stands()
+    list(watch.sweep())
+    assert Held(watch.runtime.system, watch.holding).read() == {A: b"", B: b""}
 
 
 # -- which one -----------------------------------------------------------------------------

@@ -13,4 +13,4 @@ from nfslock.system import System
 def test_a_unit_that_does_not_restart_is_an_error() -> None:
     """Whether systemd refuses it or there is none."""
     with pytest.raises(Error, match="nfslock-none.service"):
-        units.restart(System(), "nfslock-none.service")
+        units.start(System(), [], restart="nfslock-none.service")

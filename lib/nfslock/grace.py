@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 
-from . import nfsconf
+from . import nfsconf, processes
 from .errors import Error, NodeError
 from .named_tuple import NamedTuple
 from .system import System
@@ -217,15 +217,5 @@ def _ended(system: System, path: str) -> bool | None:
 def _thread_born(system: System, name: str) -> float | None:
     """When the first kernel thread of that name started (monotonic s); None when there is none."""
     ticks = os.sysconf("SC_CLK_TCK")
-    born = []
-    for entry in system.names(system.proc):
-        if not entry.isdigit():
-            continue
-        try:
-            if system.read(f"{system.proc}/{entry}/comm") != name.encode() + b"\n":
-                continue
-            if not system.read(f"{system.proc}/{entry}/cmdline"):
-                born.append(system.start_time(int(entry)) / ticks)
-        except (OSError, ValueError):
-            continue
+    born = [system.start_time(pid) / ticks for pid in processes.kernel_threads(system, name)]
     return min(born, default=None)

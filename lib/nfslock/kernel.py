@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from . import holders, kernel_tables, rpc
+from . import holders, kernel_tables, processes, rpc
 from . import sockets as socket
 from .system import System
 from .values import address_family
@@ -170,15 +170,6 @@ def lockd_instance(system: System) -> tuple[int, int] | None:
 
     Another instance than before means that the locks of this node were dropped in between.
     """
-    for name in system.names(system.proc):
-        if not name.isdigit():
-            continue
-        try:
-            if system.read(f"{system.proc}/{name}/comm") != b"lockd\n":
-                continue
-            # Kernel threads have no command line: a program that calls itself lockd has.
-            if not system.read(f"{system.proc}/{name}/cmdline"):
-                return int(name), system.start_time(int(name))
-        except (OSError, ValueError):
-            continue
+    for pid in processes.kernel_threads(system, "lockd"):
+        return pid, system.start_time(pid)
     return None

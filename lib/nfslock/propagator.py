@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import os
 
-from . import errors, params, plain_json, plan, report, supervise
+from . import errors, params, plain_json, plan, report, setup_node, supervise
 from ._vendor import ocf
 from .announce import Announcement
 from .callout_server import CalloutServer
@@ -317,9 +317,13 @@ class Propagator:
         self._stale |= self.loop.wait(min(waits))
 
     def _prepare(self) -> None:
-        """Load what will be needed when the service stands, and for the first NFSv4 client."""
+        """Load what will be needed when the service stands, and for the first NFSv4 client.
+
+        And tell the administrator what this node lacks, which is in no hurry.
+        """
         self._prepare_at = float("inf")
         self.announcement.prepare()
+        self._guarded(lambda: setup_node.advise(self.system))
         if self.recovery is not None:
             self._guarded(self.recovery.prepare)
 

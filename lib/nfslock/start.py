@@ -185,7 +185,6 @@ def start(system: System, config: params.Config, service: str, raw: Mapping[str,
     neighbours.enter(system, service)
     neighbours.check_clients(system, config)
     noted = mark.noted(system, config)
-    setup_node.advise(system)
     lap("look at the node")
     steps = plan.start(this.observe(), this.wanted())
     lap("read the records")

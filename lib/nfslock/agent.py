@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from . import supervise
+
 _LONGDESC = """\
 Keeps the lock records of an NFS service on the service's own shared filesystem, puts them in place
 on the node that takes the service over, and tells the clients from the service's address to reclaim
@@ -63,9 +65,14 @@ def _raw() -> dict[str, str]:
 
 
 def _start() -> None:
-    from . import propagate, start
+    from . import start
 
-    start.start(System(), params.parse(_raw()), _service(), _raw(), propagate.main)
+    def load_propagator() -> supervise.Work:
+        from . import propagate
+
+        return propagate.main
+
+    start.start(System(), params.parse(_raw()), _service(), _raw(), load_propagator)
 
 
 def _stop() -> None:

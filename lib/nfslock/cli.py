@@ -91,7 +91,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def _supervise(arguments: argparse.Namespace) -> int:
     from . import propagate, supervise
 
-    return supervise.supervise(arguments.service, propagate.main)
+    return supervise.supervise(arguments.service, lambda: propagate.main)
 
 
 def _setup_node(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import os
 
-from . import errors, params, plain_json, plan, report, setup_node, supervise
+from . import errors, params, plain_json, plan, report, supervise
 from ._vendor import ocf
 from .announce import Announcement
 from .callout_server import CalloutServer
@@ -321,6 +321,8 @@ class Propagator:
 
         And tell the administrator what this node lacks, which is in no hurry.
         """
+        from . import setup_node
+
         self._prepare_at = float("inf")
         self.announcement.prepare()
         self._guarded(lambda: setup_node.advise(self.system))

@@ -16,7 +16,6 @@ from . import (
     params,
     plain_json,
     plan,
-    setup_node,
     signals,
     statd,
     supervise,
@@ -161,7 +160,7 @@ class Start:
 
 
 def start(system: System, config: params.Config, service: str, raw: Mapping[str, str],
-          propagate: supervise.Work) -> None:
+          load_propagator: supervise.Load) -> None:
     """Claim the records, put them in place, and start to keep them. Returns when all is durable."""
     if os.geteuid():
         raise errors.Error("start needs root")
@@ -181,7 +180,7 @@ def start(system: System, config: params.Config, service: str, raw: Mapping[str,
         took[name], last = round(1000 * (now - last)), now
 
     lap("load the program")
-    this.supervisor = supervise.Supervisor(service, propagate)
+    this.supervisor = supervise.Supervisor(service, load_propagator)
     neighbours.enter(system, service)
     neighbours.check_clients(system, config)
     noted = mark.noted(system, config)
@@ -220,6 +219,8 @@ def validate(system: System, config: params.Config, service: str, level: int) ->
     """Level 0: the parameters alone (they are parsed already). Level 10: this node, too."""
     if level < 10 or not config.lock_migration:
         return
+    from . import setup_node
+
     setup_node.advise(system)
     statd_dir = statd.find_directory(system, config.statd_dir)
     holding = Holding(system, config.holding_dir, service)

@@ -3,7 +3,8 @@
 
 A small parent of its own starts a killed propagator again at once; one that ended by itself (told
 to, or fenced) stays down. Both are forks of the start action: a takeover waits for them, and what
-it has loaded already need not be loaded again.
+it has loaded already need not be loaded again. What the propagator alone needs is loaded by them,
+while the start waits for its disks.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     #: The propagator: it gets the service's name and whom to tell of each status that it has
     #: written, and returns its exit code.
     Work = Callable[[str, Callable[[], None]], int]
+    #: Loads it.
+    Load = Callable[[], Work]
 
 #: Exit code of a propagator that must not be restarted: a newer owner, or nothing to do.
 FINAL = 3
@@ -45,7 +48,7 @@ class Supervisor:
     It ends when this process does without having told it: a start that fails leaves nothing behind.
     """
 
-    def __init__(self, service: str, work: Work) -> None:
+    def __init__(self, service: str, load: Load) -> None:
         receive, self._send = os.pipe2(os.O_CLOEXEC)
         self._news, announce = os.pipe2(os.O_CLOEXEC)
         if os.fork():
@@ -68,7 +71,7 @@ class Supervisor:
             os.close(self._send)
             os.close(self._news)
             _detach()
-            return supervise(service, work, told, written)
+            return supervise(service, load, told, written)
 
         _be_the_child(wait)
 
@@ -182,7 +185,7 @@ def _spawn(service: str, work: Work, written: Callable[[], None]) -> int:
 
 
 def supervise(
-    service: str, work: Work, told: Callable[[], bool] = lambda: True,
+    service: str, load: Load, told: Callable[[], bool] = lambda: True,
     written: Callable[[], None] = lambda: None,
 ) -> int:
     """Run the propagator and start it again whenever it is killed; ends when told (SIGTERM).
@@ -193,6 +196,7 @@ def supervise(
     runtime = Runtime(system, service)
     _show_as(f"nfslock supervise {service}")
     _unlikely_to_be_killed()
+    work = load()
     if not told():
         return 0
     runtime.write("supervisor", {"pid": f"{os.getpid()}:{system.start_time(os.getpid())}"})

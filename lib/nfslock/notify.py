@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from . import rpc
 from .notify_job import (
@@ -39,7 +39,6 @@ from .notify_job import (
     Vip,
     calls_to,
     peer_at,
-    plain,
 )
 
 RTO = 0.25
@@ -83,7 +82,8 @@ class Notifier:
         self.jobs: list[Job] = []
         self.finished: list[Job] = []  # for the caller to collect and clear
         self._salt = salt
-        self._stride = NAMES + max((len(vip.names) for vip in vips), default=0)
+        self._names = [len(vip.names) for vip in vips]
+        self._stride = NAMES + max(self._names, default=0)
         self._rto, self._rto_max, self._park_for = rto, rto_max, park
         # Everything behind the xid, by VIP and question.
         self._tails = [[call[4:] for call in calls_to(vip, state)] for vip in vips]
@@ -99,7 +99,8 @@ class Notifier:
 
         Addresses behind the first stand in for it when it does not answer.
         """
-        job = Job(len(self.jobs), vip, addresses)
+        number = len(self.jobs)
+        job = Job(number, self._salt + number * self._stride, vip, addresses)
         self.jobs.append(job)
         return job
 
@@ -120,10 +121,9 @@ class Notifier:
         left: list[Job] = []
         for vip, tails in enumerate(self._tails) if ready else ():
             jobs = [job for job in ready if job.vip == vip]
-            xids = [self._salt + job.number * self._stride + job.slot for job in jobs]
             datagrams = [
-                (xid & 0xFFFFFFFF).to_bytes(4, "big") + tails[job.slot]
-                for xid, job in zip(xids, jobs)
+                (job.xid + job.slot & 0xFFFFFFFF).to_bytes(4, "big") + tails[job.slot]
+                for job in jobs
             ]
             count = transmit(vip, datagrams, [job.peer for job in jobs]) if jobs else 0
             taken += jobs[:count]
@@ -210,80 +210,62 @@ class Notifier:
 
     # Answers
 
-    def receive(self, now: float, vip: int, data: bytes, peer: Peer) -> None:
-        """Take in a datagram that came from `peer` to the socket of that VIP."""
-        try:
-            xid, status, body = rpc.decode_reply(data)
-            number, slot = divmod((xid - self._salt) & 0xFFFFFFFF, self._stride)
-            job = self._awaiting(number, slot, vip, peer)
-            if job is None:
+    def receive(self, now: float, vip: int, answers: Iterable[tuple[bytes, Peer]]) -> None:
+        """Take in datagrams that came to the socket of that VIP, each with whom it came from."""
+        jobs, salt, stride = self.jobs, self._salt, self._stride
+        for data, peer in answers:
+            try:
+                xid, status, body = rpc.decode_reply(data)
+                number, slot = divmod(xid - salt & 0xFFFFFFFF, stride)
+                job = jobs[number] if number < len(jobs) else None
+                if job is None or not job.awaits(slot, vip, peer):
+                    self.ignored += 1
+                elif status != rpc.SUCCESS:
+                    self._refused(now, job, slot, status)
+                elif slot >= NAMES:
+                    self._acknowledged(job)
+                elif ":" in job.address:
+                    self._found(now, job, rpc.read_getaddr(body))
+                else:
+                    self._found(now, job, rpc.read_getport(body))
+            except rpc.RpcError:
                 self.ignored += 1
-            elif status != rpc.SUCCESS:
-                self._refused(now, job, slot, status)
-            elif slot >= NAMES:
-                self._acknowledged(job)
-            elif ":" in job.address:
-                self._found(now, job, rpc.read_getaddr(body))
-            else:
-                self._found(now, job, rpc.read_getport(body))
-        except rpc.RpcError:
-            self.ignored += 1
-
-    def _awaiting(self, number: int, slot: int, vip: int, peer: Peer) -> Job | None:
-        """Return the job that waits for this answer to its present question.
-
-        Or to its SM_NOTIFY, while it looks for another port: some statds take seconds to answer.
-        """
-        if number >= len(self.jobs):
-            return None
-        job = self.jobs[number]
-        if not FLIGHT <= job.state <= AGAIN or vip != job.vip:
-            return None
-        asked = job.peer
-        if slot != job.slot:
-            if not job.port or slot != NAMES + job.step:
-                return None
-            asked = peer_at(job.address, job.port)
-        return job if peer == asked or plain(peer) == plain(asked) else None
 
     def _refused(self, now: float, job: Job, slot: int, status: int) -> None:
         """The program or the procedure is not there: an older rpcbind, or no statd behind it."""
         if slot == LOOKUP and status == rpc.PROG_MISMATCH and ":" in job.address:
+            if job.state == FLIGHT:
+                self.in_flight -= 1
             job.lookup = job.slot = LOOKUP_V3
-            self._advance(job)
+            job.state = NEW
+            self._urgent.append(job)
         else:
             self._found(now, job, 0)
 
     def _found(self, now: float, job: Job, port: int) -> None:
         """Go on with the port, or leave a host that has no statd alone for a while."""
-        job.port = port
-        job.ask()
-        if port == 0:
-            job.level = 0
-            self._landed(job)
-            self._sleep(job, PARKED, now + self._park_for)
-            return
-        # A port looked up again is no progress: go on backing off.
-        if job.level < RELOOKUP:
-            job.level = 0
-        self._advance(job)
-
-    def _acknowledged(self, job: Job) -> None:
-        job.step += 1
-        job.level = 0
-        if job.step < len(self.vips[job.vip].names):
-            job.ask()
-            self._advance(job)
-            return
-        self._landed(job)
-        job.state = DONE
-        self.finished.append(job)
-
-    def _advance(self, job: Job) -> None:
-        self._landed(job)
-        job.state = NEW
-        self._urgent.append(job)
-
-    def _landed(self, job: Job) -> None:
         if job.state == FLIGHT:
             self.in_flight -= 1
+        # A port looked up again is no progress: go on backing off.
+        if job.level < RELOOKUP or port == 0:
+            job.level = 0
+        job.port = port
+        job.ask()
+        if port:
+            job.state = NEW
+            self._urgent.append(job)
+        else:
+            self._sleep(job, PARKED, now + self._park_for)
+
+    def _acknowledged(self, job: Job) -> None:
+        if job.state == FLIGHT:
+            self.in_flight -= 1
+        job.level = 0
+        job.step += 1
+        if job.step == self._names[job.vip]:
+            job.state = DONE
+            self.finished.append(job)
+        else:
+            job.ask()
+            job.state = NEW
+            self._urgent.append(job)

@@ -136,8 +136,7 @@ class NotifySockets:
             empty = True
         except OSError:  # ICMP, reported here in spite of all: the time-out deals with it
             pass
-        for data, peer in answers:
-            self._notifier.receive(now, vip, data, peer)
+        self._notifier.receive(now, vip, answers)
         return empty
 
     def _transmit(self, vip: int, datagrams: list[bytes], peers: list[Peer]) -> int:
@@ -194,7 +193,7 @@ def _unicast(address: str) -> bool:
     """Return False for what reaches more than one host."""
     if ":" in address:
         return not address.startswith("ff")
-    return address.partition(".")[0] not in _MULTICAST_OR_BROADCAST
+    return address[0] != "2" or address.partition(".")[0] not in _MULTICAST_OR_BROADCAST
 
 
 def _vip_address(text: str) -> str:

@@ -35,16 +35,17 @@ class Job:
 
     __slots__ = (
         "address", "due", "keys", "level", "lookup", "number", "others", "peer", "port", "slot",
-        "state", "step", "vip",
+        "state", "step", "vip", "xid",
     )  # fmt: skip
 
-    def __init__(self, number: int, vip: int, addresses: Sequence[str]) -> None:
-        self.number, self.vip = number, vip
+    def __init__(self, number: int, xid: int, vip: int, addresses: Sequence[str]) -> None:
+        """xid: of its first question (its slot is added); it may have more than 32 bits."""
+        self.number, self.xid, self.vip = number, xid, vip
         self.address = addresses[0]
         self.others = deque(addresses[1:]) if len(addresses) > 1 else None
         self.state, self.due = NEW, 0.0
         self.slot = self.lookup = LOOKUP  # what it asks; how it would ask for a port
-        self.peer: Peer = peer_at(self.address, rpc.PORTMAP_PORT)  # whom it asks
+        self.peer = peer_at(self.address, rpc.PORTMAP_PORT)  # whom it asks
         self.port = 0  # of its statd; 0: not known
         self.step = 0  # mon_names acknowledged
         self.level = 0  # time-outs since it advanced
@@ -64,6 +65,20 @@ class Job:
     def is_unanswered(self) -> bool:
         """Whether the present question has timed out once or more."""
         return self.level > 0
+
+    def awaits(self, slot: int, vip: int, peer: Peer) -> bool:
+        """Return whether this is an answer to its present question.
+
+        Or to its SM_NOTIFY, while it looks for another port: some statds take seconds to answer.
+        """
+        if vip != self.vip or not FLIGHT <= self.state <= AGAIN:
+            return False
+        asked = self.peer
+        if slot != self.slot:
+            if not self.port or slot != NAMES + self.step:
+                return False
+            asked = peer_at(self.address, self.port)
+        return peer == asked or plain(peer) == plain(asked)
 
     def ask(self) -> None:
         """Go on to the question that is due: the port of its statd, or the next mon_name."""

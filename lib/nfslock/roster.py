@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .notify import Notifier
-from .notify_job import Job
+from .notify_job import DONE, Job
 
 WAITING = "waiting"
 UNANSWERED = "no answer"  # asked, and none came within the time-out
@@ -46,7 +46,7 @@ class Roster:
             jobs = [job for family in _by_family(addresses) for job in self._jobs_for(family)]
         left = 0
         for job in jobs:
-            if not job.is_done:
+            if job.state != DONE:
                 job.keys = (*job.keys, key)
                 left += 1
         if not jobs:
@@ -64,7 +64,7 @@ class Roster:
             if address in self._jobs:
                 return self._jobs[address]
         jobs = self._jobs[addresses[0]] = []
-        for vip in self._vips[_ipv6(addresses[0])]:
+        for vip in self._vips[":" in addresses[0]]:
             jobs.append(self._notifier.add(vip, addresses))
         return jobs
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _REMOVED = "nfslock_removed"
 #: Start of a note: the node whose own store was put in place with what is held.
 SERVED = "nfslock_served_on "
+#: A database that was not read: its token, its clients, the names of its parameters.
+_NOTHING: tuple[object, Clients, frozenset[str]] = (None, {}, frozenset())
 
 
 class Nfsdcld:
@@ -40,7 +42,7 @@ class Nfsdcld:
         self._token: object = None
         self._rows: Clients = {}
         #: What read() found last, and the notes beside it, for as long as the file is the same.
-        self._seen: tuple[object, Clients, frozenset[str]] = (None, {}, frozenset())
+        self._seen = _NOTHING
         self._view: object = None
         #: Whether an epoch came or went between the last two calls of follow().
         self.turned = False
@@ -231,6 +233,7 @@ class Nfsdcld:
                 f"{self.path} is missing or empty although nfsdcld runs: restart nfsdcld")
         if missing:
             self.system.make_directory(self.directory)
+        self._seen = _NOTHING
         tracking_sqlite.transaction(self.system, self.path, work, write=True, create=missing)
 
     def _prepared(self, connection: sqlite3.Connection) -> int:

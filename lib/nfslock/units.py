@@ -93,19 +93,20 @@ def _called(calls: Sequence[tuple[str, str]]) -> bool:
         if systemd.sd_bus_set_address(bus, _DOOR) < 0 or systemd.sd_bus_start(bus) < 0:
             systemd.sd_bus_unref(bus)
             return False
+        taken = _call_all(systemd, bus, calls)
+        systemd.sd_bus_flush_close_unref(bus)
     except (OSError, AttributeError):  # no libsystemd, or one without this
         return False
+    return taken
+
+
+def _call_all(systemd: libraries.CDLL, bus: libraries.c_void_p, calls: Sequence[tuple[str, str]]
+              ) -> bool:
     whom = (b"org.freedesktop.systemd1", b"/org/freedesktop/systemd1",
             b"org.freedesktop.systemd1.Manager")
-    code = 0
-    for number, (method, unit) in enumerate(calls, start=1):
-        what = (b"ss", unit.encode(), b"replace")
-        if number < len(calls):
-            code = systemd.sd_bus_call_method_async(
-                bus, None, *whom, method.encode(), None, None, *what)
-        else:
-            code = systemd.sd_bus_call_method(bus, *whom, method.encode(), None, None, *what)
-        if code < 0:
-            break
-    systemd.sd_bus_flush_close_unref(bus)
-    return bool(code >= 0)
+    *others, last = [
+        (method.encode(), None, None, b"ss", unit.encode(), b"replace") for method, unit in calls]
+    for call in others:
+        if systemd.sd_bus_call_method_async(bus, None, *whom, *call) < 0:
+            return False
+    return bool(systemd.sd_bus_call_method(bus, *whom, *last) >= 0)

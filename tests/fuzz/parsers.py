@@ -83,8 +83,7 @@ def notify_reply(data: bytes) -> None:
     """A datagram that comes to the sender of SM_NOTIFY makes nobody count as notified."""
     vip = Vip("10.0.0.100", ("10.0.0.100",))
     notifier = Notifier((vip,), 7, salt=1)
-    notifier.receive(1.0, 0, data, ("10.0.0.1", 111))
-    notifier.receive(1.0, 0, data, ("10.0.0.1", 662))
+    notifier.receive(1.0, 0, [(data, ("10.0.0.1", port)) for port in (111, 662)])
 
 
 def connections(data: bytes) -> None:

@@ -133,7 +133,7 @@ class Network:
 
     def receive(self, vip: int, data: bytes, peer: Peer) -> None:
         before = self.notifier.ignored
-        self.notifier.receive(self.now, vip, data, peer)
+        self.notifier.receive(self.now, vip, [(data, peer)])
         if self.notifier.ignored == before:
             self._open.pop((vip, str(peer[0])), None)
 
@@ -328,9 +328,8 @@ def test_an_answer_at_another_vip_does_not_count() -> None:
     net.add("10.9.0.1")
     net.run(0.1)
     for xid in range(0xFFFFFF00, 0xFFFFFF08):
-        net.notifier.receive(
-            net.now, xid < 0xFFFFFF04, rpc.encode_reply(xid, rpc.xdr_uint(662)), ("10.9.0.1", 111)
-        )
+        answer = rpc.encode_reply(xid, rpc.xdr_uint(662))
+        net.notifier.receive(net.now, xid < 0xFFFFFF04, [(answer, ("10.9.0.1", 111))])
     assert net.notifier.ignored == 8
 
 
@@ -409,9 +408,9 @@ def test_scopes() -> None:
     assert notifier.send(0, transmit) == 1
     assert sent == [("fe80::1", 111, 0, 3)]
     answer = rpc.encode_reply(0, rpc.xdr_string("::.2.150"))
-    notifier.receive(0, 0, answer, ("fe80::1%eth1", 111, 0, 4))
+    notifier.receive(0, 0, [(answer, ("fe80::1%eth1", 111, 0, 4))])
     assert notifier.ignored == 1
-    notifier.receive(0, 0, answer, ("fe80::1%eth0", 111, 0, 3))
+    notifier.receive(0, 0, [(answer, ("fe80::1%eth0", 111, 0, 3))])
     notifier.send(0, transmit)
     assert sent[1:] == [("fe80::1", 662, 0, 3)]
 

@@ -52,11 +52,6 @@ class Job:
         self.keys: tuple[str, ...] = ()  # the caller's
 
     @property
-    def is_done(self) -> bool:
-        """Whether all mon_names were acknowledged."""
-        return self.state == DONE
-
-    @property
     def is_unregistered(self) -> bool:
         """Whether the host answered last that it has no statd."""
         return self.state == PARKED

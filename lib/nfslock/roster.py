@@ -64,7 +64,7 @@ class Roster:
             if address in self._jobs:
                 return self._jobs[address]
         jobs = self._jobs[addresses[0]] = []
-        for vip in self._vips[":" in addresses[0]]:
+        for vip in self._vips[_ipv6(addresses[0])]:
             jobs.append(self._notifier.add(vip, addresses))
         return jobs
 

@@ -234,38 +234,40 @@ class Notifier:
     def _refused(self, now: float, job: Job, slot: int, status: int) -> None:
         """The program or the procedure is not there: an older rpcbind, or no statd behind it."""
         if slot == LOOKUP and status == rpc.PROG_MISMATCH and ":" in job.address:
-            if job.state == FLIGHT:
-                self.in_flight -= 1
             job.lookup = job.slot = LOOKUP_V3
-            job.state = NEW
-            self._urgent.append(job)
+            self._advance(job)
         else:
             self._found(now, job, 0)
 
     def _found(self, now: float, job: Job, port: int) -> None:
         """Go on with the port, or leave a host that has no statd alone for a while."""
-        if job.state == FLIGHT:
-            self.in_flight -= 1
         # A port looked up again is no progress: go on backing off.
         if job.level < RELOOKUP or port == 0:
             job.level = 0
         job.port = port
         job.ask()
         if port:
-            job.state = NEW
-            self._urgent.append(job)
+            self._advance(job)
         else:
+            self._landed(job)
             self._sleep(job, PARKED, now + self._park_for)
 
     def _acknowledged(self, job: Job) -> None:
-        if job.state == FLIGHT:
-            self.in_flight -= 1
         job.level = 0
         job.step += 1
-        if job.step == self._names[job.vip]:
+        if job.step < self._names[job.vip]:
+            job.ask()
+            self._advance(job)
+        else:
+            self._landed(job)
             job.state = DONE
             self.finished.append(job)
-        else:
-            job.ask()
-            job.state = NEW
-            self._urgent.append(job)
+
+    def _advance(self, job: Job) -> None:
+        self._landed(job)
+        job.state = NEW
+        self._urgent.append(job)
+
+    def _landed(self, job: Job) -> None:
+        if job.state == FLIGHT:
+            self.in_flight -= 1

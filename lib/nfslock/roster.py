@@ -47,7 +47,7 @@ class Roster:
         left = 0
         for job in jobs:
             if job.state != DONE:
-                job.keys = (*job.keys, key)
+                job.keys += (key,)
                 left += 1
         if not jobs:
             self._unreachable.append(key)

@@ -191,9 +191,9 @@ def encode_getaddr(
 
 def read_getport(body: bytes) -> int:
     """Return the port in a GETPORT result; 0 means not registered. Raises RpcError."""
-    port = int.from_bytes(body[:4], "big")
-    if port > 65535 or len(body) < 4:
-        raise RpcError(f"port {port} in {len(body)} bytes")
+    port, _ = read_uint(body)
+    if port > 65535:
+        raise RpcError(f"port {port}")
     return port
 
 

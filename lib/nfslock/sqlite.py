@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`_sqlite3` for programs that wait for their modules: it takes one function from functools, which
-loads collections and compiles a named tuple, a fifth of what a takeover with NFSv4 loads.
+loads collections and compiles a named tuple, a tenth of what a takeover with NFSv4 loads.
 
 Type checkers see the original. The Python half of sqlite3, which converts dates, is left out, too.
 """

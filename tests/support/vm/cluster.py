@@ -149,15 +149,22 @@ def online(rig: Rig) -> None:
     rig.state("cluster", make, COROSYNC, configuration().decode())
 
 
-def wait_online(node: Machine, count: int, timeout: float = 240) -> None:
-    """Wait until a node sees so many nodes online, and the cluster is at rest.
+#: True when the cluster's controller has nothing to do.
+_IDLE = 'test "$(crmadmin -S $(crmadmin -qD) 2>&1 | grep -c S_IDLE)" = 1'
 
-    To ask costs an emulated node a second, which the cluster needs itself.
-    """
-    condition = (
-        "test $(crm_node -p | wc -w) = "
-        f'{count} && test "$(crmadmin -S $(crmadmin -qD) 2>&1 | grep -c S_IDLE)" = 1'
-    )
+
+def wait_online(node: Machine, count: int, timeout: float = 240) -> None:
+    """Wait until a node sees so many nodes online, and the cluster is at rest."""
+    _wait_for(node, f"test $(crm_node -p | wc -w) = {count} && {_IDLE}", timeout)
+
+
+def wait_idle(node: Machine, timeout: float = 240) -> None:
+    """Wait until the cluster is at rest, however many nodes it has."""
+    _wait_for(node, _IDLE, timeout)
+
+
+def _wait_for(node: Machine, condition: str, timeout: float) -> None:
+    """To ask costs an emulated node a second, which the cluster needs itself."""
     node.run(f"until {condition}; do sleep 5; done", timeout=timeout)
 
 

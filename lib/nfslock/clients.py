@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def mounts(system: System) -> list[Mount]:
     """The NFS mounts of this node."""
-    return [mount for mount in holders.mounts(system) if mount.kind in ("nfs", "nfs4")]
+    return [mount for mount in holders.mounts(system, " - nfs") if mount.kind in ("nfs", "nfs4")]
 
 
 def uses_lockd(mount: Mount) -> bool:

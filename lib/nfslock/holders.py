@@ -37,9 +37,9 @@ def _text(system: System, path: str) -> str:
         return ""
 
 
-def mounts(system: System) -> tuple[Mount, ...]:
-    """The mounts of this mount namespace."""
-    return kernel_tables.parse_mounts(_text(system, f"{system.proc}/self/mountinfo"))
+def mounts(system: System, having: str = "") -> tuple[Mount, ...]:
+    """The mounts of this mount namespace; `having`: as for kernel_tables.parse_mounts()."""
+    return kernel_tables.parse_mounts(_text(system, f"{system.proc}/self/mountinfo"), having)
 
 
 def locks(system: System, devices: Collection[str]) -> tuple[Lock, ...]:

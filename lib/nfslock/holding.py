@@ -79,7 +79,7 @@ def examine_place(system: System, path: str, statd_dir: str) -> bool:
 def _filesystem_type(system: System, device: int) -> str:
     """The type of the mounted filesystem with this device number ("" when it is not listed)."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    return next((m.kind for m in holders.mounts(system) if m.device == wanted), "")
+    return next((m.kind for m in holders.mounts(system, f" {wanted} ") if m.device == wanted), "")
 
 
 class Holding:

@@ -92,10 +92,15 @@ def _bytes(text: str) -> bytes:
     return text.encode(errors="surrogateescape")
 
 
-def parse_mounts(text: str) -> tuple[Mount, ...]:
-    """The mounts of a mountinfo file, in its order: a later one covers an earlier."""
+def parse_mounts(text: str, having: str = "") -> tuple[Mount, ...]:
+    """The mounts of a mountinfo file, in its order: a later one covers an earlier.
+
+    having: text without which a line is not looked at, as a node has dozens; it may be in others.
+    """
     found = []
     for line in text.splitlines():
+        if having not in line:
+            continue
         left, _, right = line.partition(" - ")
         first, last = left.split(" "), right.split(" ")
         if len(first) >= 6 and len(last) >= 3:

@@ -55,13 +55,15 @@ def _read(system: System, path: str, section: str, found: Settings, depth: int) 
     except (OSError, ValueError):
         return
     for line in map(str.strip, text.split("\n")):
-        if line.startswith("["):
+        if not line or line[0] in "#;":
+            continue  # most of the file, as distributions ship it
+        if line[0] == "[":
             # A second word is a subsection, which nothing here asks for.
             section = line[1:].partition("]")[0].strip().lower()
             continue
         name, assigned, value = line.partition("=")
         name, value = name.strip().lower(), _plain(value)
-        if not (assigned and name and value) or name[0] in "#;":
+        if not (assigned and name and value):
             continue
         if name != "include":
             if section:

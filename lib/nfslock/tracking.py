@@ -178,7 +178,7 @@ def in_use(system: System) -> str | None:
             return None
     except (OSError, ValueError, IndexError):
         return None
-    for mount in holders.mounts(system):
+    for mount in holders.mounts(system, " - rpc_pipefs "):
         if mount.kind == "rpc_pipefs":
             return "nfsdcld" if system.identity(f"{mount.point}/nfsd/cld") else "legacy"
     return None

@@ -45,6 +45,7 @@ class Takeover:
         self._threads = 0
         self._held = Held(system, holding)
         self._found: Store | None = None
+        self._scope = ""
         if self.active:
             # Before the propagator is forked: what is loaded by then need not be loaded again.
             from . import sqlite  # noqa: F401
@@ -94,8 +95,10 @@ class Takeover:
                 and (before.node, before.boot_id) == (self.system.node(), self.system.boot_id()))
 
     def scope(self) -> str:
-        """The server scope of this service."""
-        return scope.wanted(self.system, self.config.server_scope, self.config.ip[0])
+        """The server scope of this service, as it is first asked for."""
+        if not self._scope:
+            self._scope = scope.wanted(self.system, self.config.server_scope, self.config.ip[0])
+        return self._scope
 
     # -- before anything is changed --------------------------------------------------------
 

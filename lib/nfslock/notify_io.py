@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import repeat, starmap
 
 from . import sockets as socket
-from .notify import PARK, WINDOW, Notifier
+from .notify import PARK, RTO, WINDOW, Notifier
 from .notify_job import Peer, Vip
 from .resolver import Resolver, canonical
 from .roster import WAITING, Roster
@@ -57,6 +57,8 @@ class NotifySockets:
         self._notifier = Notifier(plain, state, salt=salt, window=window, park=park)
         self._roster = Roster(self._notifier)
         self._resolver: Resolver | None = None
+        self._names: list[str] = []  # not asked for yet
+        self._names_by = float("inf")  # when they have to be
         self._blocked = False
         self._more = False
         self.errors: dict[str, int] = {}  # of sendto, by errno name: these datagrams count as lost
@@ -83,10 +85,22 @@ class NotifySockets:
                 if not self._roster.add(key, [address] if _unicast(address) else []):
                     told.append(key)
                 continue
-            if self._resolver is None:
-                self._resolver = Resolver()
-            self._resolver.ask(key)
+            self._names.append(key)
         return len(batch)
+
+    def _look_up(self, now: float) -> None:
+        """Ask for the names: once no answer is awaited, or at the first time-out.
+
+        To load what that takes and to start threads costs as much as to tell hundreds.
+        """
+        self._names_by = min(self._names_by, now + RTO)
+        if (self._more or self._notifier.in_flight) and now < self._names_by:
+            return
+        if self._resolver is None:
+            self._resolver = Resolver()
+        for name in self._names:
+            self._resolver.ask(name)
+        self._names.clear()
 
     def filenos(self) -> list[int]:
         """Return the descriptors to be polled for reading."""
@@ -112,6 +126,8 @@ class NotifySockets:
                     break
         else:
             self._more = True
+        if self._names:
+            self._look_up(now)
         return told + self._roster.collect()
 
     def timeout(self, now: float) -> float | None:
@@ -120,6 +136,7 @@ class NotifySockets:
             return 0.0
         times = [self._resolver.next_event()] if self._resolver else []
         times.append(self._notifier.next_event(now))
+        times += [self._names_by] if self._names else []
         due = min((time for time in times if time is not None), default=None)
         if due is None:
             return None
@@ -174,6 +191,7 @@ class NotifySockets:
         return {
             **self._roster.outstanding(),
             **dict.fromkeys(unresolved, UNRESOLVED),
+            **dict.fromkeys(self._names, WAITING),
             **dict.fromkeys(self._clients[self._taken :], WAITING),
         }
 

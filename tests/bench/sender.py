@@ -3,7 +3,8 @@
 
 VIPS: comma separated; CLIENTS: a file of names, one a line; UNTIL: end when so many have been told;
 LIMIT: seconds. Prints one line of JSON; `began` is when the sender got the list, and `cpu` what was
-used from then on: the propagator, which does this in earnest, runs already by then.
+used from then on: the propagator, which does this in earnest, runs already by then, and has looked
+which ports are nobody's (announce.py, prepare).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 sys.path.insert(0, sys.argv[1])
 
 from nfslock.loop import collect_rarely
-from nfslock.notify_io import NotifySockets
+from nfslock.notify_io import NotifySockets, reserved_ports
 from nfslock.notify_job import Vip
 
 
@@ -27,8 +28,9 @@ def main() -> None:
     with open(sys.argv[3], encoding="ascii") as names:
         clients = names.read().split()
     until, end = int(sys.argv[4]), time.monotonic() + float(sys.argv[5])
+    collect_rarely()
+    reserved_ports()
     began, used = time.monotonic(), time.process_time()
-    collect_rarely()  # as the propagator does
     sender = NotifySockets(vips, clients, 7)
     poll = select.poll()
     for descriptor in sender.filenos():

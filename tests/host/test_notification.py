@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.hosts import Node
-from tests.support.service import COMMAND, DEGRADED, OK, VIP, Cluster, Service, ip_of
+from tests.support.service import COMMAND, DEGRADED, HOLDING, OK, VIP, Cluster, Service, ip_of
 from tests.support.wait import wait_until
 
 STEPS: dict[str, Callable[[Service, Node], None]] = {
@@ -191,6 +191,32 @@ def test_a_killed_propagator_goes_on_notifying(moved: Cluster) -> None:
     assert deaf.accepted()[0].state == state == service.state(b)
     assert len(well.accepted()) == 1, "who has answered is not asked again"
     assert {one.state for one in well.notified()} == {state}
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_who_is_known_by_a_host_name_only_is_told(cluster: Cluster, deaf: bool) -> None:
+    """Records from elsewhere may have no address. Names wait for others' answers, not for long."""
+    service, b = cluster.service, cluster.b
+    named, other = cluster.clients
+    service.bring_up(cluster.a)
+    cluster.lock(cluster.a)
+    service.durable(cluster.a, *map(ip_of, cluster.clients))
+    cluster.a.power_off()
+    service.mount(b)
+    record, name = b.path(f"{HOLDING}/sm/{ip_of(named)}"), "desk.example.com"
+    text = record.read_text().replace(f" {ip_of(named)} ", f" {name} ")
+    record.write_text(text)
+    record.rename(record.with_name(name))
+    with open(b.path("/etc/hosts"), "a") as hosts:
+        hosts.write(f"{ip_of(named)} {name}\n")
+    if deaf:
+        for process in other.find("rpcbind"):
+            process.suspend()
+    service.start(b)
+    serve(cluster)
+    wait_until(named.accepted, "accepted", otherwise=lambda: service.log(b))
+    wait_until(
+        lambda: service.pending(b) == ({ip_of(other)} if deaf else set()), "all who can are told")
 
 
 def test_the_names_announced(new_cluster: Callable[..., Cluster]) -> None:

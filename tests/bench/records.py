@@ -40,7 +40,9 @@ def propagation(node: Node, place: rig.Rig, number: int) -> list[Row]:
 
 def idle_cpu(pid: int) -> float:
     """The propagator's CPU milliseconds of one interval in which nothing changes."""
-    time.sleep(2 * INTERVAL + 3)  # until directory times are old enough to be trusted
+    # Until directory times are old enough to be trusted, and names have been compared after that,
+    # which is done each 20 intervals with 100,000 records (mirror.py).
+    time.sleep(22 * INTERVAL + 3)
     before = cpu_of(pid)
     time.sleep(IDLE)
     return (cpu_of(pid) - before) * INTERVAL / IDLE * 1000

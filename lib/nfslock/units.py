@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PLACES = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system",
            "/usr/lib/systemd/system", "/lib/systemd/system")
 DROP_IN = "nfslock.conf"
-#: Where systemd itself listens, for root.
+#: Where systemd itself listens, for root: the bus daemon is not asked, either (systemctl does so).
 _DOOR = b"unix:path=/run/systemd/private"
 _HEAD = "# Written by nfslock when it starts a service; gone at the next boot.\n"
 
@@ -85,32 +85,19 @@ def _called(calls: Sequence[tuple[str, str]]) -> bool:
     used it lately. Only the last request is waited for: systemd forks as soon as it has answered
     what there is, and the rest of a start would share the processor with that.
     """
+    bus = libraries.c_void_p()
     try:
         systemd = libraries.CDLL("libsystemd.so.0")
-        bus = _bus(systemd)
-        if bus is None:
+        if systemd.sd_bus_new(libraries.byref(bus)) < 0:
+            return False
+        if systemd.sd_bus_set_address(bus, _DOOR) < 0 or systemd.sd_bus_start(bus) < 0:
+            systemd.sd_bus_unref(bus)
             return False
         taken = _call_all(systemd, bus, calls)
         systemd.sd_bus_flush_close_unref(bus)
     except (OSError, AttributeError):  # no libsystemd, or one without this
         return False
     return taken
-
-
-def _bus(systemd: libraries.CDLL) -> libraries.c_void_p | None:
-    """A connection to the system bus, or where there is none to systemd itself.
-
-    systemd stands on the bus already. For each who comes to its own door it lays out all that it
-    can be asked, which takes ten times as long as the bus daemon's part.
-    """
-    bus = libraries.c_void_p()
-    if systemd.sd_bus_open_system(libraries.byref(bus)) < 0:
-        if systemd.sd_bus_new(libraries.byref(bus)) < 0:
-            return None
-        if systemd.sd_bus_set_address(bus, _DOOR) < 0 or systemd.sd_bus_start(bus) < 0:
-            systemd.sd_bus_unref(bus)
-            return None
-    return bus
 
 
 def _call_all(systemd: libraries.CDLL, bus: libraries.c_void_p, calls: Sequence[tuple[str, str]]

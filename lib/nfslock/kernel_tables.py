@@ -95,7 +95,7 @@ def _bytes(text: str) -> bytes:
 def parse_mounts(text: str, having: str = "") -> tuple[Mount, ...]:
     """The mounts of a mountinfo file, in its order: a later one covers an earlier.
 
-    having: text without which a line is not looked at, as a node has dozens; it may be in others.
+    having: lines without this text are not taken apart; one that has it may still be another's.
     """
     found = []
     for line in text.splitlines():

@@ -81,11 +81,10 @@ class NotifySockets:
         self._taken += len(batch)
         for key in batch:
             address = canonical(key)
-            if address is not None:
-                if not self._roster.add(key, [address] if _unicast(address) else []):
-                    told.append(key)
-                continue
-            self._names.append(key)
+            if address is None:
+                self._names.append(key)
+            elif not self._roster.add(key, [address] if _unicast(address) else []):
+                told.append(key)
         return len(batch)
 
     def _look_up(self, now: float) -> None:
